@@ -119,7 +119,8 @@ class DockerLauncher:
         filters = ("--filter", f"label={LABEL}", "--filter", f"until={KEPT}")
         _docker("container", "prune", "--force", *filters)
         root = str(self._root)
-        slot = ["python", "-P", "-m", SLOT, root, str(needs.gpus), str(needs.seconds)]
+        words = [root, str(needs.gpus), str(needs.seconds), str(folder)]
+        slot = ["python", "-P", "-m", SLOT, *words]
         # The agent's own Python is not the container's.
         job = ["/usr/bin/env", "python", *command[1:]]
         into_log = ["sh", "-c", INTO_LOG, str(folder / "log")]

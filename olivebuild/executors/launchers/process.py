@@ -20,7 +20,6 @@ from olivebuild.core import host
 from olivebuild.core.errors import BuildError, StepError, of_disk
 from olivebuild.core.processes import python
 from olivebuild.core.text import size
-from olivebuild.executors.site.folder import TIME_IS_UP
 
 SLOT = "olivebuild.executors.launchers.slot"
 """The module that Python runs to wait for a slot."""
@@ -46,7 +45,7 @@ class ProcessLauncher:
         return ""
 
     def submit(self, name: str, command: Sequence[str], folder: Path, needs: Needs) -> str:
-        words = [str(self._root), str(needs.gpus), str(needs.seconds), *command]
+        words = [str(self._root), str(needs.gpus), str(needs.seconds), str(folder), *command]
         try:
             with open(folder / "log", "ab") as log:
                 process = subprocess.Popen(
@@ -69,9 +68,6 @@ class ProcessLauncher:
         return JobState.QUEUED if _waits(pid) else JobState.RUNNING
 
     def ending(self, ident: str) -> str:
-        name = ident.split(" ")[1:2]
-        if name and (self._root / "jobs" / name[0] / TIME_IS_UP).exists():
-            return "its time is up"
         return "waiting for a GPU or the processor" if self.state(ident) == "queued" else ""
 
     def cancel(self, ident: str) -> None:

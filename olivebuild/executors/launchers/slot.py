@@ -1,7 +1,7 @@
-"""Waiting for a slot: `... -m olivebuild.executors.launchers.slot ROOT GPUS SECONDS COMMAND ...`.
+"""Waiting for a slot: `... -m olivebuild.executors.launchers.slot ROOT GPUS SECONDS FOLDER ...`.
 
-It becomes the command when it has its slots, whose locks that keeps open. It is started in the
-job's folder.
+The words after that are the job's command, which it becomes when it has its slots, whose locks that
+keeps open. The folder is the job's.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def take(root: Path, gpus: int) -> tuple[list[IO[bytes]], list[str]]:
 
 
 def main() -> None:
-    root, gpus, seconds, *command = sys.argv[1:]
+    root, gpus, seconds, folder, *command = sys.argv[1:]
     held, tokens = take(Path(root), int(gpus))
     for lock in held:
         os.set_inheritable(lock.fileno(), True)
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(tokens)}
     if int(seconds):
-        _end_after(int(seconds))
+        _end_after(int(seconds), Path(folder))
     os.execve(command[0], command, environment)  # noqa: S606 - the job's own command
 
 
-def _end_after(seconds: int) -> None:
+def _end_after(seconds: int, folder: Path) -> None:
     """Have the process that this one becomes end in time: asked to first, then killed."""
     own = os.getpid()
     if os.fork():
@@ -64,7 +64,7 @@ def _end_after(seconds: int) -> None:
             time.sleep(min(1.0, wait))
             if os.getppid() != own:
                 os._exit(0)
-        Path(TIME_IS_UP).touch()
+        (folder / TIME_IS_UP).write_text(str(seconds))
         os.kill(own, number)
     os._exit(0)
 

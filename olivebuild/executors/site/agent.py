@@ -286,7 +286,7 @@ class Agent:
             return Seen(before, now, silent_since=since, why=e.fact)
         if state is JobState.ENDED and folder.is_to_begin_again:
             state = JobState.LOST
-        if state is JobState.LOST and folder.is_stopped:
+        if state is JobState.LOST and (folder.is_stopped or folder.time_is_up):
             state = JobState.ENDED
         if state not in (JobState.ENDED, JobState.LOST):
             return Seen(state, now)
@@ -297,6 +297,8 @@ class Agent:
         seen = self._seen.get(folder.key)
         if seen and seen.why:
             return seen.why[:300]
+        if folder.time_is_up:
+            return folder.time_is_up
         try:
             return self._launcher.ending(folder.ident)[:300] if folder.ident else ""
         except BuildError as e:

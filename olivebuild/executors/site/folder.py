@@ -8,6 +8,7 @@ ROOT/jobs/KEY/action.json    the portable action
               outcome.json   how it ended; written last
               stopped        there where it was asked to stop
               again          there where it is to be started again
+              time-is-up     the seconds that it was allowed, where it was ended after them
               work/          scratch
 ROOT/inputs/MANIFEST/        inputs, put in place once for all jobs
 """
@@ -20,6 +21,7 @@ import re
 from pathlib import Path
 from typing import IO
 
+from olivebuild.core import text
 from olivebuild.core.errors import StoreError, of_disk
 from olivebuild.core.fs import trees
 from olivebuild.core.fs.files import write_atomically
@@ -69,8 +71,8 @@ class JobFolder:
             return ""
 
     @ident.setter
-    def ident(self, text: str) -> None:
-        self._write("id", text.encode())
+    def ident(self, ident: str) -> None:
+        self._write("id", ident.encode())
 
     @property
     def attempt(self) -> str:
@@ -81,8 +83,8 @@ class JobFolder:
             return ""
 
     @attempt.setter
-    def attempt(self, text: str) -> None:
-        self._write("attempt", text.encode())
+    def attempt(self, name: str) -> None:
+        self._write("attempt", name.encode())
 
     def read_action(self) -> PortableAction:
         """Raises OSError and ValueError."""
@@ -111,6 +113,15 @@ class JobFolder:
     def is_to_begin_again(self) -> bool:
         """Return whether the job has ended for a fault of the site."""
         return (self.path / "again").exists()
+
+    @property
+    def time_is_up(self) -> str:
+        """Return what to tell of a job that was ended after its time; "" of any other."""
+        try:
+            seconds = float((self.path / TIME_IS_UP).read_text()[:20])
+        except (OSError, ValueError):
+            return ""
+        return f"its `time:` of {text.seconds(seconds)} is up"
 
     def mark(self, name: str) -> None:
         """Say why there is no outcome: `stopped` or `again`. Raises StoreError."""
@@ -154,15 +165,15 @@ def new_bytes(path: Path, offset: int, most: int) -> bytes:
         return b""
 
 
-def site_root(text: str) -> Path:
+def site_root(name: str) -> Path:
     """Return the folder of a site, by default the user's cache. Raises StoreError."""
-    if not text:
+    if not name:
         from olivebuild.planner.project import cache_folder
 
         return cache_folder()
-    path = Path(text).expanduser()
+    path = Path(name).expanduser()
     if not path.is_absolute():
         path = Path.home() / path
     if path == Path(path.anchor):
-        raise StoreError(f"{path} can't hold a site", where=text, hint="name a folder of your own")
+        raise StoreError(f"{path} can't hold a site", where=name, hint="name a folder of your own")
     return path

@@ -14,6 +14,7 @@ from olivebuild.core import host
 from olivebuild.core.errors import StepError
 from olivebuild.executors.launchers import process
 from olivebuild.executors.launchers.process import open_launcher
+from olivebuild.executors.site.folder import TIME_IS_UP
 from tests.support.remote_steps import wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="jobs outlive connections on POSIX only")
@@ -92,7 +93,7 @@ def test_a_job_ends_in_its_time(tmp_path: Path) -> None:
     ident = launcher.submit("a", job(folder, text), folder, needs)
     wait_for(partial(is_over, launcher, ident))
     assert (folder / "log").read_text() == "asked\n"
-    assert launcher.ending(ident) == "its time is up"
+    assert (folder / TIME_IS_UP).read_text() == "1"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import InputError, StepError
 from olivebuild.executors.site import agent as module
 from olivebuild.executors.site.agent import Agent, open_launcher
-from olivebuild.executors.site.folder import JobFolder
+from olivebuild.executors.site.folder import TIME_IS_UP, JobFolder
 from olivebuild.executors.site.frames import Frame
 from olivebuild.executors.site.portable import PortableOutcome
 from tests.executors.site.test_portable import action
@@ -113,6 +113,21 @@ def test_what_has_become_of_a_job(place: Place, said: JobState, mark: str, state
     news = place.news()
     assert (news["state"], news["stopped"]) == (state, mark == "stopped")
     assert news["ending"] == "told by the scheduler"
+
+
+@pytest.mark.parametrize("said", [JobState.ENDED, JobState.LOST])
+def test_a_job_whose_time_is_up_says_so_and_is_not_started_again(
+    place: Place, said: JobState
+) -> None:
+    place.submit()
+    (place.folder.path / TIME_IS_UP).write_text("90")
+    place.launcher.now = said
+    news = place.news()
+    assert (news["state"], news["ending"]) == ("ended", "its `time:` of 1 min 30 s is up")
+    # A new build tries anew.
+    assert place.submit(again=True)["began"] == "again"
+    place.launcher.now = JobState.QUEUED
+    assert place.news()["ending"] == "told by the scheduler"
 
 
 def test_a_scheduler_that_is_away_ends_no_job(
