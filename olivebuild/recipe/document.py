@@ -15,6 +15,7 @@ import yaml
 from olivebuild.core.errors import RecipeError, Where
 
 MAX_VALUES = 500_000
+"""Where aliases repeat what is written: a text of 100,000 targets may say more by itself."""
 MAX_DEPTH = 40
 
 Path = tuple[str | int, ...]
@@ -76,9 +77,9 @@ def parse(text: str, file: str) -> Document:
     """Return a parsed text. Raises RecipeError."""
     document = Document(file, text.splitlines())
     try:
-        _check_events(document, text)
+        most = max(MAX_VALUES, _check_events(document, text))
         node = yaml.compose(text, Loader=_Loader)
-        document.value = _Reader(document).read(node, (), 0) if node else None
+        document.value = _Reader(document, most).read(node, (), 0) if node else None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -100,10 +101,14 @@ def parse(text: str, file: str) -> Document:
     return document
 
 
-def _check_events(document: Document, text: str) -> None:
-    """Raise RecipeError for nesting that is too deep, or a tag, before the tree is built."""
-    depth = 0
+def _check_events(document: Document, text: str) -> int:
+    """Return how many keys and values are written, whatever aliases repeat.
+
+    Raises RecipeError for nesting that is too deep, or a tag, before the tree is built.
+    """
+    depth = written = 0
     for event in yaml.parse(text, Loader=_Loader):
+        written += isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent))
         mark = event.start_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         shown = document.lines[line - 1] if line <= len(document.lines) else ""
@@ -121,6 +126,7 @@ def _check_events(document: Document, text: str) -> None:
             raise RecipeError(
                 f"the tag {tag} is not allowed here", where=where, hint="write the plain value"
             )
+    return written
 
 
 def parse_value(text: str) -> object:
@@ -137,8 +143,10 @@ def _hint(error: yaml.MarkedYAMLError, line: str) -> str:
 
 
 class _Reader:
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, most: int) -> None:
+        """`most`: how many values are read."""
         self.document = document
+        self.most = most
         self.count = 0
 
     def fail(self, fact: str, node: yaml.Node, hint: str) -> RecipeError:
@@ -151,9 +159,9 @@ class _Reader:
 
     def read(self, node: yaml.Node, path: Path, depth: int) -> object:
         self.count += 1
-        if self.count > MAX_VALUES:
+        if self.count > self.most:
             raise self.fail(
-                f"more than {MAX_VALUES} values",
+                f"more than {self.most} values",
                 node,
                 "aliases that repeat aliases grow without bound",
             )
