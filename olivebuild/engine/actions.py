@@ -154,11 +154,11 @@ def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
 
 
 def _other_judges(plan: Plan, node: Node) -> list[Node]:
-    """Return the nodes that judge or check a model, as this one does, and can be run by now."""
-    if node.kind not in JUDGES:
-        return []
-    states = [state for state in plan.states.values() if state.verdict is Verdict.STALE]
-    return [s.node for s in states if s.node.kind in JUDGES and s.node.name != node.name]
+    """Return nodes that judge or check a model, as this one does, and can be run by now.
+
+    One of each sort: what a process has to import for one does for all.
+    """
+    return plan.stale_kinds.one_of_each(JUDGES, but=node.name) if node.kind in JUDGES else []
 
 
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:

@@ -207,12 +207,15 @@ class Builder:
         if not self._may_start or any(a.state.node.exclusive for a in self._running.values()):
             return set()
         changed: set[str] = set()
+        running = set(self._running)
         while True:
             changed |= self._offer(plan, queue, changed)
             if not self._starts.are_waiting:
-                return changed
+                break
             # Others may have the space of those that another machine makes.
             changed |= self._starts.flush(plan)
+        queue.started(self._running.keys() - running)
+        return changed
 
     def _offer(self, plan: Plan, queue: ReadyQueue, done: Collection[str]) -> set[str]:
         """Restore what is cached, and have started what there is room for.

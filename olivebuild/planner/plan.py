@@ -18,7 +18,7 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import Damaged, InputError
-from olivebuild.planner.changing.changes import KeyIndex
+from olivebuild.planner.changing.changes import KeyIndex, StaleKinds
 from olivebuild.planner.changing.worklist import Worklist
 from olivebuild.planner.scan import Scan
 from olivebuild.planner.states import WORST_FIRST, Demand, Lookup, State, Verdict
@@ -83,6 +83,10 @@ class Plan(Struct, dict=True, kw_only=True):
     @cached_property
     def by_key(self) -> KeyIndex:
         return KeyIndex(self)
+
+    @cached_property
+    def stale_kinds(self) -> StaleKinds:
+        return StaleKinds(self)
 
     def with_equal_keys(self, names: Iterable[str]) -> set[str]:
         """Return the names, and those of nodes with the same keys: they have the same results."""

@@ -55,6 +55,9 @@ class RunningGates:
         self._planner = planner
         self._say = say
         self._benchmarks: dict[str, _Benchmark | None] = {}
+        self._plan: Plan | None = None
+        self._targets: list[str] = []
+        """The benchmarks of that plan."""
 
     def judged(self, plan: Plan, node: Node, data: Mapping[str, Any]) -> None:
         """Take in rows that a worker has judged, and tell what they say."""
@@ -75,9 +78,11 @@ class RunningGates:
 
     def look(self, plan: Plan) -> None:
         """Take in the rows of all models that are judged, of benchmarks that are not made yet."""
-        for target in plan.targets:
-            state = plan.states[target]
-            if state.node.kind != "benchmark" or state.verdict in MADE:
+        if self._plan is not plan:
+            self._plan = plan
+            self._targets = [t for t in plan.targets if plan.states[t].node.kind == "benchmark"]
+        for target in self._targets:
+            if plan.states[target].verdict in MADE:
                 continue
             if benchmark := self._benchmark(target):
                 self._read_finished(plan, benchmark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from olivebuild.planner.changing.changes import Changes
 from olivebuild.planner.plan import Plan
@@ -59,12 +59,20 @@ class ReadyQueue:
                     break
                 yield states[entry[-1]]
 
+    def started(self, names: Iterable[str]) -> None:
+        """Yield nodes no more that run, until something of them changes."""
+        for name in names:
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        if before := self._entries.pop(name, None):
+            entries, entry = before
+            del entries[bisect_left(entries, entry)]
+
     def _refresh(self) -> None:
         """Bring the lists up to date with the plan."""
         for name in self._changes.take():
-            if before := self._entries.pop(name, None):
-                entries, entry = before
-                del entries[bisect_left(entries, entry)]
+            self._remove(name)
             state, node = self._plan.states[name], self._plan.states[name].node
             if state.verdict is Verdict.CACHED:
                 entries, weight = self._restore, 0.0

@@ -5,10 +5,11 @@ Of a hundred thousand nodes, a step that ends changes a few.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
-from olivebuild.planner.states import Lookup, State
+from olivebuild.api.node import Node
+from olivebuild.planner.states import Lookup, State, Verdict
 
 
 class Changing(Protocol):
@@ -64,3 +65,25 @@ class KeyIndex:
             if key := self._plan.lookups[name].key:
                 self._keys[name] = key
                 self._names.setdefault(key, set()).add(name)
+
+
+class StaleKinds:
+    """The nodes of a plan that would run now, by kind and by whether their worker goes on."""
+
+    def __init__(self, plan: Changing) -> None:
+        self._plan = plan
+        self._changes = Changes(plan)
+        self._groups: dict[tuple[str, bool], dict[str, None]] = {}
+
+    def one_of_each(self, kinds: Collection[str], but: str) -> list[Node]:
+        """Return one node of each group of some kinds, and not the node `but`."""
+        for name in self._changes.take():
+            state = self._plan.states[name]
+            names = self._groups.setdefault((state.node.kind, state.node.reuses_worker), {})
+            if state.verdict is Verdict.STALE:
+                names[name] = None
+            else:
+                names.pop(name, None)
+        groups = (names for (kind, _), names in self._groups.items() if kind in kinds)
+        firsts = (next((name for name in names if name != but), "") for names in groups)
+        return [self._plan.states[name].node for name in firsts if name]

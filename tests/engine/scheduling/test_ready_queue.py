@@ -30,6 +30,9 @@ def test_what_most_waits_for_is_first(tmp_path: Path) -> None:
     assert names(queue) == ["first", "leaf"]
     assert names(queue, deciding=("leaf",)) == ["first", "leaf"]
     assert names(queue, has_slot=False) == []
+    # What runs is passed over until something of it changes.
+    queue.started(["first", "second"])
+    assert names(queue) == ["leaf"]
     site.made("first", publish=False, o="text")
     planner.update(plan, ["first"])
     assert names(queue) == ["leaf", "second", "first"]

@@ -40,3 +40,18 @@ def test_nodes_with_equal_keys(tmp_path: Path) -> None:
     plan = planner.plan(["a", "b"])
     assert plan.with_equal_keys(["a"]) == {"a", "b"}
     planner.traces.close()
+
+
+def test_one_node_of_each_sort_stands_for_those_that_would_run(tmp_path: Path) -> None:
+    row = "{kind: command, run: 'cp {outputs.x}', files: [in.txt], outputs: {x: x.txt}}"
+    site = Site(tmp_path, f"targets:\n  a: {row}\n  b: {row}\n  c: {row}\n")
+    planner = site.planner()
+    plan = planner.plan(["a", "b", "c"])
+    kinds = plan.stale_kinds
+    assert [node.name for node in kinds.one_of_each(["command"], but="a")] == ["b"]
+    assert kinds.one_of_each(["dataset"], but="a") == []
+    site.made("a", x="text")
+    planner.update(plan, ["a", "b", "c"])
+    # All have the key of what was made.
+    assert kinds.one_of_each(["command"], but="") == []
+    planner.traces.close()
