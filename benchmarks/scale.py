@@ -4,10 +4,12 @@ cache and the protocol of the remote cache are the real ones.
     python benchmarks/scale.py --targets 10000 --workers 1000
     python benchmarks/scale.py --profile      # where the build loop's time goes
 
-Time is simulated: a step takes what its kind takes on one worker (below), a request what it takes
-to a bucket of one's own region, and what the build loop computes takes the processor time that it
-takes here. Files and the local cache are real, and small. The bucket is obstore's memory store; its
-requests are counted by what they are for.
+Time is simulated. A step takes, and its result has, what one of the quick start's took and had that
+was measured (simulated/inputs.json). A request takes what it took of the server that was measured,
+and `--trip` for the network; large blobs come at that server's pace. An fsync takes what one took
+there. What the build loop computes takes the processor time that it takes here. Files and the local
+cache are real, and small. The bucket is obstore's memory store; its requests are counted by what
+they are for.
 
 Shown are how busy the workers are, what the build loop needs for a step, how often the bucket is
 asked for a target, and what that costs; for the first machine, which makes everything, and for a
@@ -18,36 +20,31 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import heapq
 import json
+import os
 import pstats
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from msgspec import to_builtins
-from obstore.store import MemoryStore
-
 from benchmarks._measure import table
-from olivebuild.api.action import Action, Message, Outcome
+from benchmarks.simulated import inputs
+from benchmarks.simulated.cluster import Clock, CountedBucket, SimulatedTransfer, Workers
+from benchmarks.simulated.inputs import Inputs
 from olivebuild.api.event import Event
-from olivebuild.api.executor import Requirements
-from olivebuild.api.result import Result
-from olivebuild.cache.remote_records import StepPaths
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Traces
+from olivebuild.core import host
 from olivebuild.engine.builder import Builder
 from olivebuild.engine.remote import cache
-from olivebuild.engine.remote.process import Transfer
-from olivebuild.ml.transfer.process import Process
-from olivebuild.ml.transfer.remote import Entry, Remote
 from olivebuild.planner.plan import Planner
 from olivebuild.planner.scan import Scan
 from olivebuild.planner.workspace import Workspace
@@ -56,199 +53,9 @@ from olivebuild.recipe.graph import build_graph
 from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
 from olivebuild.recipe.lockfile import Lockfile
 
-STEPS = {"data": 0.3, "adapter": 60.0, "merged": 3.0, "int4": 8.0, "bench": 30.0}
-"""Kind -> seconds of a step: the quick start's model of 135M parameters, with a GPU."""
-LATENCY = 0.02
-"""Seconds of a request to a bucket of the same region."""
-PARALLEL = 16
-"""Requests at once (REQUESTS of ml/transfer/process.py)."""
-READ, WRITE = 0.0004 / 1000, 0.005 / 1000
-"""Dollars of a request that reads, and of one that writes or lists (S3 standard, us-east-1)."""
-
-
+CHAIN = tuple(inputs.KINDS.values())
+"""The kinds of targets that follow each other."""
 REPLACED = "olivebuild.engine.remote.cache.TransferProcess"
-
-
-class Clock:
-    """Simulated seconds. What the main thread computes counts."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.computed = 0.0
-        self._last = time.thread_time()
-
-    def tick(self) -> float:
-        """Add what was computed since; return the time."""
-        spent = time.thread_time() - self._last
-        self._last += spent
-        self.now += spent
-        self.computed += spent
-        return self.now
-
-    def pass_by(self, seconds: float) -> None:
-        """Let time pass that nothing is computed in, whatever was computed meanwhile."""
-        self._last = time.thread_time()
-        self.now += seconds
-
-
-class Workers:
-    """An executor of so many workers, whose steps end after simulated time."""
-
-    def __init__(self, clock: Clock, count: int) -> None:
-        self._clock, self._count = clock, count
-        self._ends: list[tuple[float, int, Action, float]] = []
-        self.busy = 0.0
-        self.most = self.started = 0
-
-    def prepare(self, modules: Sequence[str]) -> None:
-        """Nothing takes long here."""
-
-    def can_start(self, action: Requirements) -> bool:
-        return len(self._ends) < self._count
-
-    def free_slots(self, action: Requirements) -> int:
-        return self._count - len(self._ends)
-
-    def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
-        seconds = STEPS[action.target.partition("-")[0]]
-        self.started += 1
-        heapq.heappush(self._ends, (self._clock.tick() + seconds, self.started, action, seconds))
-        self.busy += seconds
-        self.most = max(self.most, len(self._ends))
-
-    def wait(self, seconds: float) -> Message | Outcome | None:
-        end, _, action, spent = self._ends[0]
-        now = self._clock.tick()
-        if end > now + seconds:
-            self._clock.pass_by(seconds)
-            return None
-        heapq.heappop(self._ends)
-        self._clock.pass_by(max(0.0, end - now))
-        outputs: Any = action.fields["outputs"]
-        for path in outputs.values():
-            (Path(action.out) / path).write_text(action.target)
-        return Outcome(action.node, spent, result=Result())
-
-    def cancel(self) -> None:
-        self._ends.clear()
-
-
-class CountedBucket(Remote):
-    """A bucket in memory, whose requests are counted: (what, for what) -> how many."""
-
-    def __init__(self) -> None:
-        self.url, self.read_only = "memory:///", False
-        self._store, self._prefix = MemoryStore(), ""
-        self.requests: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()
-
-    def count(self, what: str, name: str) -> None:
-        with self._lock:
-            self.requests[what, name.split("/")[1]] += 1
-
-    def read(self, name: str, limit: int = 1 << 30) -> bytes | None:
-        self.count("GET", name)
-        return super().read(name, limit)
-
-    def size(self, name: str) -> int | None:
-        self.count("HEAD", name)
-        return super().size(name)
-
-    def entry(self, name: str) -> Entry | None:
-        self.count("HEAD", name)
-        return super().entry(name)
-
-    def pieces(self, name: str, start: int, end: int) -> Iterator[memoryview]:
-        self.count("GET", name)
-        return super().pieces(name, start, end)
-
-    def create(self, name: str, data: bytes) -> bool:
-        self.count("PUT", name)
-        return super().create(name, data)
-
-    def replace(self, name: str, data: bytes) -> None:
-        self.count("PUT", name)
-        super().replace(name, data)
-
-    def write(self, name: str, size: int, parts: Any) -> None:
-        self.count("PUT", name)
-        super().write(name, size, parts)
-
-    def delete(self, name: str) -> None:
-        self.count("DELETE", name)
-        super().delete(name)
-
-    @property
-    def total(self) -> int:
-        return sum(self.requests.values())
-
-    @property
-    def dollars(self) -> float:
-        prices = {"GET": READ, "HEAD": READ, "PUT": WRITE, "LIST": WRITE, "DELETE": 0.0}
-        return sum(prices[what] * n for (what, _), n in self.requests.items())
-
-
-class SimulatedTransfer:
-    """In the place of TransferProcess: the process's own code, without a process.
-
-    What a build waits for takes the time of its requests; uploads take none of the build's.
-    """
-
-    fault = ""
-
-    def __init__(self, bucket: CountedBucket, store: Store, clock: Clock) -> None:
-        self._bucket, self._clock = bucket, clock
-        self._said: list[dict[str, Any]] = []
-        self._process = Process(bucket, store, self._said.append)
-        self.uploads: list[Transfer] = []
-        self.pending: set[str] = set()
-        self.waited: Counter[str] = Counter()
-
-    def ask(
-        self, op: str, keys: Iterable[str], paths: Mapping[str, StepPaths] | None = None
-    ) -> list[Transfer]:
-        keys = list(keys)
-        self._clock.tick()
-        before = self._bucket.total
-        answers = self._take(op, keys, paths)
-        count = self._bucket.total - before
-        # One key's requests come one after the other, those of many keys at once.
-        seconds = LATENCY * max(count / PARALLEL, count / max(1, len(keys)))
-        self._clock.pass_by(seconds)
-        self.waited[op] += round(seconds * 1000)
-        return answers
-
-    def upload(self, keys: Iterable[str], paths: Mapping[str, StepPaths]) -> None:
-        self._clock.tick()
-        self.uploads += self._take("put", list(keys), paths)
-        self._clock.pass_by(0.0)
-
-    def tell(self, op: str, keys: Iterable[str]) -> None:
-        self._clock.tick()
-        self._take(op, list(keys), None)
-        self._clock.pass_by(0.0)
-
-    def wait(self) -> None:
-        """All uploads are there."""
-
-    def end(self) -> None:
-        self._process.finish()
-
-    def _take(
-        self, op: str, keys: list[str], paths: Mapping[str, StepPaths] | None
-    ) -> list[Transfer]:
-        self._said.clear()
-        request = {"id": 1, "op": op, "keys": keys, "paths": to_builtins(paths or {})}
-        self._process.take(request)
-        for future in self._process._pending:
-            future.result()
-        self._process._pending.clear()
-        names = set(Transfer.__struct_fields__)
-        return [
-            Transfer(**{k: v for k, v in message.items() if k in names})
-            for message in self._said
-            if message.get("op") == op
-        ]
 
 
 class Machine:
@@ -273,114 +80,156 @@ class Machine:
 
 
 class Figures(NamedTuple):
-    """What one build took. Seconds are simulated but for `planning` and `computed`."""
+    """What one build took. Seconds are simulated but for `loading` and `computed`."""
 
     targets: int
-    planning: float
+    loading: float
+    """Until the recipe is a graph: processor time."""
+    first: float
+    """From there to the first step."""
     seconds: float
+    tail: float
+    """From the last step to the last upload."""
     computed: float
+    synced: float
+    """Waiting for the disk."""
     ideal: float
+    busy: float
+    """The share of the workers' time."""
     most: int
     ran: int
     requests: Counter[tuple[str, str]]
     dollars: float
     waited: Counter[str]
+    bytes: Counter[str]
+    memory: tuple[int, int]
+    """The process's before, and at the end, with the bucket."""
 
 
 def recipe(targets: int) -> str:
     """Return chains of a data set, an adapter, a merge, an int4 model and a benchmark."""
     lines = ["targets:"]
-    for chain in range(targets // len(STEPS)):
+    for chain in range(targets // len(CHAIN)):
         before = ""
-        for kind in STEPS:
+        for kind in CHAIN:
             name = f"{kind}-{chain}"
-            inputs = f"inputs: [{before}.o]" if before else "files: [in.txt]"
+            source = f"inputs: [{before}.o]" if before else "files: [in.txt]"
             lines.append(
-                f"  {name}: {{kind: command, run: 'x {name}', {inputs}, outputs: {{o: o.txt}}}}"
+                f"  {name}: {{kind: command, run: 'x {name}', {source}, outputs: {{o: o.txt}}}}"
             )
             before = name
     return "\n".join(lines) + "\n"
 
 
-def simulate(machine: Machine, bucket: CountedBucket, workers: int) -> Figures:
-    start = time.process_time()
+@contextmanager
+def slow_disk(clock: Clock, seconds: float) -> Iterator[Callable[[], float]]:
+    """Have each fsync of the build take so long; yield what tells how long all took."""
+    count, own = 0, threading.get_ident()
+
+    def fsync(_: object) -> None:
+        nonlocal count
+        # What other threads do here, another process does.
+        if threading.get_ident() == own:
+            count += 1
+            clock.now += seconds
+
+    with patch.object(os, "fsync", fsync):
+        yield lambda: count * seconds
+
+
+def simulate(
+    machine: Machine, bucket: CountedBucket, workers: int, measured: Inputs, names: dict[str, str]
+) -> Figures:
+    """Build all; `names` (key -> target) are those of the machine that made it, if there is one."""
+    memory, start = host.peak_rss(), time.process_time()
     planner = machine.planner()
     goals = planner.graph.goals(())
-    planning = time.process_time() - start
+    loading = time.process_time() - start
     clock = Clock()
-    crew = Workers(clock, workers)
-    transfer = SimulatedTransfer(bucket, planner.store, clock)
+    crew = Workers(clock, workers, measured, names)
+    transfer = SimulatedTransfer(bucket, planner.store, clock, measured, names)
     bucket.requests.clear()
-    events: Counter[str] = Counter()
 
     def listen(event: Event) -> None:
-        events[event.name] += 1
+        """Nobody looks."""
 
-    with (
-        patch(REPLACED, lambda *_: transfer),
-        cache.RemoteCache(bucket.url, planner.store, listen) as remote,
-    ):
-        clock.tick()
-        begin = clock.now
-        report = Builder(planner, crew, listen, remote=remote).run(goals)
-    planner.traces.close()
+    with slow_disk(clock, measured.fsync) as synced:
+        with (
+            patch(REPLACED, lambda *_: transfer),
+            cache.RemoteCache(bucket.url, planner.store, listen) as remote,
+        ):
+            begin = clock.tick()
+            report = Builder(planner, crew, listen, remote=remote).run(goals)
+            end = clock.tick()
+        planner.traces.close()
     assert not report.errors, report.errors[0]
-    chain = sum(STEPS.values()) if report.ran else 0.0
     return Figures(
         targets=len(planner.graph.nodes),
-        planning=planning,
-        seconds=clock.tick() - begin,
+        loading=loading,
+        first=(crew.first or end) - begin,
+        seconds=end - begin,
+        tail=clock.now - end,
         computed=clock.computed,
-        ideal=max(chain, crew.busy / workers),
+        synced=synced(),
+        ideal=max(crew.longest(), crew.busy / workers),
+        busy=crew.busy / workers / (end - begin),
         most=crew.most,
         ran=len(report.ran),
         requests=Counter(bucket.requests),
         dollars=bucket.dollars,
         waited=transfer.waited,
+        bytes=transfer.bytes,
+        memory=(memory, host.peak_rss()),
     )
 
 
-def show(title: str, figures: Figures) -> None:
-    f = figures
+def show(title: str, f: Figures) -> None:
+    waited = ", ".join(f"{k} {v / 1000:.0f}" for k, v in f.waited.items())
+    moved = ", ".join(f"{way} {size / 1e9:.1f}" for way, size in f.bytes.items())
     rows = [
         ("targets, and of these steps that ran", f"{f.targets}, {f.ran}"),
-        ("recipe and graph (real s)", f"{f.planning:.1f}"),
-        ("build (simulated s)", f"{f.seconds:.0f}"),
-        ("the same without any overhead", f"{f.ideal:.0f}"),
-        ("most workers busy at once", f"{f.most}"),
-        ("the build loop computed (real s)", f"{f.computed:.1f}"),
+        ("recipe and graph (processor s)", f"{f.loading:.1f}"),
+        ("to the first step (s)", f"{f.first:.1f}"),
+        ("build (s)", f"{f.seconds:.0f}"),
+        ("  the same without any overhead", f"{f.ideal:.0f}"),
+        ("  uploads after it", f"{f.tail:.0f}"),
+        ("workers busy, and the most at once", f"{f.busy:.0%}, {f.most}"),
+        ("the build loop computed (processor s)", f"{f.computed:.1f}"),
         ("  for a target (ms)", f"{1000 * f.computed / f.targets:.2f}"),
-        (
-            "waited for the bucket (s)",
-            ", ".join(f"{k} {v / 1000:.0f}" for k, v in f.waited.items()),
-        ),
+        ("waited for the disk (s)", f"{f.synced:.0f}"),
+        ("waited for the bucket (s)", waited),
+        ("moved (GB)", moved),
         ("requests for a target", f"{sum(f.requests.values()) / f.targets:.1f}"),
         *(
             (f"  {what} {where}", f"{n / f.targets:.2f}")
             for (what, where), n in sorted(f.requests.items())
         ),
         ("cost of requests ($ for 100,000 targets)", f"{f.dollars / f.targets * 1e5:.2f}"),
+        ("peak memory before, at the end (MB)", ", ".join(f"{m / 1e6:.0f}" for m in f.memory)),
     ]
     print(f"\n{title}\n")
-    print(table(["figure", ""], [list(row) for row in rows]))
+    print(table(["figure", ""], [list(row) for row in rows]), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", type=int, default=5000)
     parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--trip", type=float, default=0.02, help="seconds of the network")
+    parser.add_argument("--place", default="azurite", help="the server that was measured")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        bucket = CountedBucket()
+    measured, names = inputs.read(), dict[str, str]()
+    with tempfile.TemporaryDirectory() as root:
+        bucket = CountedBucket(measured.places[options.place], options.trip)
         profile = cProfile.Profile(time.thread_time)
         results = {}
         for who in ("first", "second"):
-            machine = Machine(Path(name) / who, options.targets)
+            machine = Machine(Path(root) / who, options.targets)
             if options.profile:
                 profile.enable()
-            results[who] = simulate(machine, bucket, options.workers)
+            results[who] = simulate(machine, bucket, options.workers, measured, names)
             profile.disable()
             show(f"the {who} machine, {options.workers} workers", results[who])
         if options.profile:

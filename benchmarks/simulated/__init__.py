@@ -1,0 +1,1 @@
+"""What the simulated cluster of scale.py takes as measured."""
