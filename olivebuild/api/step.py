@@ -46,7 +46,17 @@ TRUST = ("trust", "trust_remote_code")
 """Fields that let what a folder from elsewhere names load code; the second is transformers' own
 word for a model's.
 """
-KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "choice", "command")
+KINDS = (
+    "model",
+    "dataset",
+    "adapter",
+    "merged",
+    "onnx",
+    "onnx-adapter",
+    "benchmark",
+    "choice",
+    "command",
+)
 
 
 @dataclass(frozen=True)

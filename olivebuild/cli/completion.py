@@ -13,7 +13,7 @@ from olivebuild.core.errors import RecipeError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-MODELS = ("model", "merged", "adapter", "onnx", "choice")
+MODELS = ("model", "merged", "adapter", "onnx", "onnx-adapter", "choice")
 """The kinds that can be asked."""
 Completer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
@@ -59,6 +59,7 @@ def _targets(*kinds: str) -> Completer:
 complete_targets = _targets()
 complete_models = _targets(*MODELS)
 complete_data = _targets("dataset")
+complete_adapters = _targets("onnx-adapter")
 
 
 def complete_paths(kind: str) -> Completer:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Settings:
     first: int = 0
     template_date: str = ""
     trust_adapter: bool = False
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Adapters in the slots of the model, any of which a question may name: name -> folder."""
 
 
 class Talker:

@@ -145,7 +145,7 @@ def _url(text: str, rest: str) -> Source | None:
     return Source(text, *named) if named else None
 
 
-FOLDERS = frozenset(("model", "dataset", "adapter", "merged", "onnx"))
+FOLDERS = frozenset(("model", "dataset", "adapter", "merged", "onnx", "onnx-adapter"))
 """Kinds that come from files or folders as they are."""
 MODEL = frozenset(("model",))
 MODELS = FOLDERS - {"dataset"}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from olivebuild.planner.scripts import Reading
 
 
-BROUGHT = ("adapter", "onnx", "dataset")
+BROUGHT = ("adapter", "onnx", "onnx-adapter", "dataset")
 """Kinds whose folders are published or learnt from: no link may lead out of one.
 
 A command's files are its own affair.

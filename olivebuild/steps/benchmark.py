@@ -3,7 +3,8 @@
 Classical text classifiers stand beside them. A benchmark is several nodes, so that models that did
 not change are not measured again: one accuracy a model, one latency for all (it belongs to this
 machine and to the models' structures), one for the baselines, and the table that joins them. An
-adapter answers on its base. Its speed is not measured, since adapters are not shipped that way.
+adapter answers on its base. Its speed is not measured, since adapters are not shipped that way,
+but for those in the slots of an ONNX model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from olivebuild.steps.adapter import AdapterFields, begins_elsewhere
 from olivebuild.steps.measurements.latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
+from olivebuild.steps.onnx_adapter import OnnxAdapterFields
 from olivebuild.steps.parts.diagnosing import overlap, sensitivity
 from olivebuild.steps.parts.lineage import Lineage
 from olivebuild.steps.parts.measurement import Measurement
@@ -189,6 +191,12 @@ def _accuracy(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterato
                 Edge("model", _base(model), ("model", "merged"), "", field),
                 Edge("adapter", ref, ("adapter",), "", field),
             ]
+        elif model and (base := _slotted(model)):
+            role, judge["adapter"], judge["in_slots"] = f"accuracy[{i}]", True, True
+            inputs = [
+                Edge("model", base, ("onnx",), "", field),
+                Edge("adapter", ref, ("onnx-adapter",), "", field),
+            ]
         else:
             role, inputs = f"accuracy[{i}]", [Edge("model", ref, MODEL_KINDS, "", field)]
         yield Measurement(
@@ -253,16 +261,20 @@ def _baseline(fields: BenchmarkFields) -> Iterator[Measurement]:
 def _latency(
     owner: str, fields: BenchmarkFields, targets: Mapping[str, Target]
 ) -> Iterator[Measurement]:
-    """Yield structure and latency of all models but adapters, which are not shipped alone.
+    """Yield structure and latency of all models but adapters that are not shipped so.
 
     The latency's key holds the structures, and of the models' content nothing, unless `remeasure`
     is `always`.
     """
-    models = [
-        Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i))
-        for i, ref in enumerate(fields.models)
-        if not _is_adapter(targets.get(ref.target))
-    ]
+    models, adapters = [], []
+    for i, ref in enumerate(fields.models):
+        target, field = targets.get(ref.target), ("models", i)
+        if base := _slotted(target):
+            models.append(Edge(f"model[{i}]", base, ("onnx",), "", field))
+            adapters.append(Edge(f"adapter[{i}]", ref, ("onnx-adapter",), "", field))
+        elif not _is_adapter(target):
+            models.append(Edge(f"model[{i}]", ref, MODEL_KINDS, "", field))
+    models += adapters
     if not models:
         return
     yield Measurement(
@@ -323,6 +335,12 @@ def unmeasured(gate: Gate, measured: Set[str]) -> str:
 
 def _is_adapter(target: Target | None) -> bool:
     return target is not None and isinstance(target.fields, AdapterFields)
+
+
+def _slotted(target: Target | None) -> Ref | None:
+    """Return the ONNX model in whose slots an adapter answers; None for all else."""
+    fields = target.fields if target else None
+    return fields.base if isinstance(fields, OnnxAdapterFields) else None
 
 
 def _base(adapter: Target) -> Ref:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
 
 from olivebuild.api.fields import first_problem, only_one
 from olivebuild.api.step import (
@@ -19,6 +21,7 @@ from olivebuild.api.step import (
 )
 from olivebuild.core.errors import Problem
 from olivebuild.formats.source import Source
+from olivebuild.formats.structure import adapter_slots
 from olivebuild.steps.merged import MergedFields, suited
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
@@ -75,6 +78,14 @@ class OnnxFields(Fields):
     webgpu_graph: bool | None = None
     webgpu_fp32: bool | None = None
     cuda_bf16: bool | None = None
+    slots: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] | None = None
+    """Modules of the layers for which `onnx-adapter` targets can be given when the model runs."""
+
+    @field_validator("slots")
+    @classmethod
+    def _sorted(cls, value: list[str] | str | None) -> list[str] | str | None:
+        # Order has no meaning here, so it must not change the key.
+        return sorted(set(value)) if isinstance(value, list) else value
 
 
 OVERRIDES = tuple(
@@ -148,6 +159,11 @@ class Onnx(Step):
 
     def libraries(self, fields: OnnxFields) -> tuple[str, ...]:
         return () if fields.source else LIBRARIES
+
+    def outputs(self, fields: Fields) -> Mapping[str, str]:
+        assert isinstance(fields, OnnxFields)
+        whole = dict(super().outputs(fields))
+        return whole if fields.slots is None else {**whole, "slots": adapter_slots.NAME}
 
     def edges(self, fields: OnnxFields) -> list[Edge]:
         if fields.model is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivebuild.cli.inference.adapters import ADAPTERS, Voice, Voices, base_of, check_adapters
 from olivebuild.cli.inference.subject import (
     Asking,
     asking_options,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @MODEL
 @recipe_options
 @asking_options
+@ADAPTERS
 @click.option(
     "--chat-template",
     is_flag=True,
@@ -49,6 +51,7 @@ def chat(
     ctx: click.Context,
     target: str,
     options: Asking,
+    adapters: tuple[str, ...],
     chat_template: bool,
     system: str | None,
     temperature: float,
@@ -67,24 +70,37 @@ def chat(
     # Ctrl-C stops an answer, but who is told to end must end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     project = open_told(ctx, options.settings)
-    form = _form(project.graph, target, options.data, system, by_chat=chat_template)
-    with open_subject(project, target, options) as subject:
+    graph, forms = project.graph, list[dict[str, str]]()
+    adapters = check_adapters(graph, target, adapters)
+    asked_targets = [base_of(graph, target), *adapters] if adapters else [target]
+    voices = {}
+    for name in asked_targets:
+        form = _form(graph, name, options.data, system, by_chat=chat_template)
+        if form and form not in forms:
+            forms.append(form)
+        voices[name] = Voice(
+            adapter=name if name in adapters else "", form=forms.index(form) if form else None
+        )
+    first = asked_targets[1 if adapters else 0]
+    with open_subject(project, first, options, adapters) as subject:
         asked = Settings(
-            target,
+            first,
             subject.folder,
             subject.adapter,
             subject.trust_remote_code,
             options.max_tokens,
-            (form,) if form else (),
+            tuple(forms),
             temperature,
             template_date=subject.template_date,
             trust_adapter=subject.trust_adapter,
+            adapters={name: subject.adapters[name] for name in adapters},
         )
-        with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
-            with loading(target):
+        with Talker(asked, project.workspace.log_file(f"{first}.chat")) as talker:
+            with loading(first):
                 talker.ready()
-            _greet(form, told=options.data is None)
-            ctx.exit(converse(talker, system, with_form=form is not None))
+            number = voices[first].form
+            _greet(None if number is None else forms[number], told=options.data is None)
+            ctx.exit(converse(talker, system, Voices(voices, first)))
 
 
 def _form(
@@ -126,9 +142,12 @@ HELP = """\
 /help    show this
 Ctrl-C   stops an answer; twice, it ends
 Ctrl-D   ends"""
+SWITCHING = """\
+/adapter NAME lets another answer; without NAME it shows which there are
+"""
 
 
-def converse(talker: Talker, system: str | None, with_form: bool) -> int:
+def converse(talker: Talker, system: str | None, voices: Voices) -> int:
     """Answer lines of standard input until it ends, and return the exit code."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
@@ -151,11 +170,11 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         interrupted = False
         if text.strip() == "/new":
             messages = start
-        elif told := _told(text.strip(), interactive=interactive):
+        elif told := _told(text.strip(), voices, interactive=interactive):
             click.echo(told)
         elif text.strip():
             try:
-                messages, interrupted = _turn(talker, messages, text, with_form)
+                messages, interrupted = _turn(talker, messages, text, voices.now)
             except Refused as e:
                 if not interactive:
                     raise
@@ -166,20 +185,23 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
                 return 130
 
 
-def _told(line: str, *, interactive: bool) -> str:
+def _told(line: str, voices: Voices, *, interactive: bool) -> str:
     """Return what a person gets to read for a line that is no question; "" for a question.
 
     What is piped in is a question whatever it begins with, but for the commands themselves.
     """
+    words, several = line.split(), len(voices.names) > 1
     if line == "/help":
-        return HELP
+        return SWITCHING * several + HELP
+    if several and words[:1] == ["/adapter"] and len(words) < 3:
+        return voices.turn_to(words[1] if words[1:] else "")
     if interactive and re.fullmatch(r"/[a-z]+", line):
         return f"there is no {line}\n{HELP}"
     return ""
 
 
 def _turn(
-    talker: Talker, messages: list[dict[str, str]], line: str, with_form: bool
+    talker: Talker, messages: list[dict[str, str]], line: str, voice: Voice
 ) -> tuple[list[dict[str, str]], bool]:
     """Return the conversation with a question and its answer, and whether it was interrupted.
 
@@ -191,7 +213,13 @@ def _turn(
         )
     question = line.strip()
     asked = [*messages, {"role": "user", "content": question}]
-    answer, interrupted = _answer(talker, {"text": question} if with_form else {"messages": asked})
+    to = {"adapter": voice.adapter} if voice.adapter else {}
+    answer, interrupted = _answer(
+        talker,
+        {"messages": asked, **to}
+        if voice.form is None
+        else {"text": question, "form": voice.form, **to},
+    )
     return [*asked, {"role": "assistant", "content": answer}], interrupted
 
 

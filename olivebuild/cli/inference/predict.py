@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivebuild.cli.inference.adapters import ADAPTER, check_adapters
 from olivebuild.cli.inference.subject import (
     Asking,
     Subject,
@@ -37,6 +38,7 @@ NOT_WRITTEN = (".parquet", ".xlsx", ".xls", ".arrow", ".feather", ".gz", ".zst",
 @MODEL
 @recipe_options
 @asking_options
+@ADAPTER
 @click.option(
     "--in",
     "rows",
@@ -50,7 +52,14 @@ NOT_WRITTEN = (".parquet", ".xlsx", ".xls", ".arrow", ".feather", ".gz", ".zst",
     help="Write here instead of to standard output: FILE.csv, FILE.tsv, else JSON lines.",
 )
 @click.pass_context
-def predict(ctx: click.Context, target: str, options: Asking, rows: Path, out: Path | None) -> None:
+def predict(
+    ctx: click.Context,
+    target: str,
+    options: Asking,
+    adapter: str | None,
+    rows: Path,
+    out: Path | None,
+) -> None:
     """Answer the rows of a file, one JSON line a row, in order.
 
     The model is built first where it is stale, on this machine; at a terminal you are asked. A row
@@ -74,6 +83,9 @@ def predict(ctx: click.Context, target: str, options: Asking, rows: Path, out: P
             hint=f"name {out.stem}.csv, {out.stem}.tsv or {out.stem}.jsonl",
         )
     project = open_told(ctx, options.settings)
+    if adapter:
+        # It is asked on its base.
+        (target,) = check_adapters(project.graph, target, [adapter])
     forms = (
         (form_of(project.graph, options.data),)
         if options.data

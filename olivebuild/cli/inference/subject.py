@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 from msgspec import Struct
 
 from olivebuild.cli.completion import MODELS, complete_data
+from olivebuild.cli.inference.adapters import IN_SLOTS, base_of
 from olivebuild.cli.options import SET
 from olivebuild.core.errors import BuildError, InputError, RecipeError
 from olivebuild.core.text import clean
@@ -97,6 +98,8 @@ class Subject:
     digests: tuple[str, ...]
     template_date: str = ""
     trust_adapter: bool = False
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Adapters that may answer instead, in the slots of the model: name -> folder."""
 
 
 @contextmanager
@@ -114,16 +117,18 @@ def loading(target: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_subject(project: Project, target: str, options: Asking) -> Iterator[Subject]:
+def open_subject(
+    project: Project, target: str, options: Asking, adapters: Sequence[str] = ()
+) -> Iterator[Subject]:
     """Context with the model that a verb names, which is built first where it is stale.
 
-    --as-is takes what was built last instead. Where neither that nor --build is given, a person at
-    a terminal is asked. Raises RecipeError for a target that is no model, and the error of a step
-    that fails.
+    `adapters` are targets that may answer in its slots. --as-is takes what was built last instead.
+    Where neither that nor --build is given, a person at a terminal is asked. Raises RecipeError for
+    a target that is no model, and the error of a step that fails.
     """
     from olivebuild.cli.inference.last_built import last_folder
 
-    goals = _goals_of(project.graph, target)
+    goals = _goals_of(project.graph, target, adapters)
     # What was built last can be asked also where an input is gone since.
     plan = project.planner.plan(goals, with_faults=options.as_is)
     if _is_taken_as_it_is(project, plan, target, goals, options):
@@ -132,20 +137,24 @@ def open_subject(project: Project, target: str, options: Asking) -> Iterator[Sub
                 stack.enter_context(last_folder(project.planner, plan.states[name]))
                 for name in goals
             ]
-            yield _subject(project, target, last, plan)
+            yield _subject(project, target, goals, last, plan)
         return
     plan = build_goals(project, goals)
     states = [plan.states[name] for name in goals]
     yield _subject(
         project,
         target,
+        goals,
         [(Path(str(s.folder)), (s.outputs or {}).get("", "")) for s in states],
         plan,
     )
 
 
-def _goals_of(graph: Graph, target: str) -> list[str]:
-    """Return the target and, of an adapter, its base before it. Raises RecipeError, InputError."""
+def _goals_of(graph: Graph, target: str, adapters: Sequence[str] = ()) -> list[str]:
+    """Return the target and, of an adapter, its base before it, and `adapters` after it.
+
+    Raises RecipeError, InputError.
+    """
     from olivebuild.planner.checks import providers
 
     graph.one(target)
@@ -162,22 +171,9 @@ def _goals_of(graph: Graph, target: str) -> list[str]:
             where=graph.recipe.where(target),
             hint=hint,
         )
-    base = _base_of(graph, target)
-    _check_provider(graph, target, providers.problem_of(graph.nodes[target], graph.recipe.folder))
-    return list(dict.fromkeys([base, target]))
-
-
-def _base_of(graph: Graph, target: str) -> str:
-    """Return the model below an adapter, and of another model itself. Raises RecipeError."""
-    if graph.targets[target].kind != "adapter":
-        return target
-    model = getattr(graph.recipe.targets[target].fields, "model", None)
-    if model is None:
-        hint = "name its `model`, or a merge of the two"
-        raise RecipeError(
-            f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint
-        )
-    return str(model.target)
+    base = base_of(graph, target)
+    _check_provider(graph, base, providers.problem_of(graph.nodes[base], graph.recipe.folder))
+    return list(dict.fromkeys([base, target, *adapters]))
 
 
 def _is_taken_as_it_is(
@@ -217,29 +213,35 @@ def _is_taken_as_it_is(
 
 
 def _subject(
-    project: Project, target: str, places: Sequence[tuple[Path, str]], plan: Plan
+    project: Project,
+    target: str,
+    goals: Sequence[str],
+    places: Sequence[tuple[Path, str]],
+    plan: Plan,
 ) -> Subject:
-    """Return a model by the folders, and their digests, of its base and itself.
+    """Return a model by the folders of the goals, and their digests.
 
     Raises InputError for a model that can't run here.
     """
     from olivebuild.formats import onnx_folder
     from olivebuild.planner.checks import providers
 
-    graph, (folder, _), (last, _) = project.graph, places[0], places[-1]
-    is_adapter = graph.targets[target].kind == "adapter"
+    graph, by_name = project.graph, dict(zip(goals, places, strict=True))
+    base = base_of(graph, target)
+    (folder, digest), (last, last_digest) = by_name[base], by_name[target]
     # A choice, or a folder that came from elsewhere, tells only now.
-    names = onnx_folder.providers_in(last)
-    _check_provider(graph, target, providers.problem_with(target, names))
-    base = _base_of(graph, target)
+    names = onnx_folder.providers_in(folder)
+    _check_provider(graph, base, providers.problem_with(base, names))
+    in_slots = [name for name in goals if graph.targets[name].kind == IN_SLOTS]
     return Subject(
         target,
         str(folder),
-        str(last) if is_adapter else "",
+        str(last) if base != target else "",
         graph.trusts_remote_code(graph.nodes[base]),
-        (places[0][1], places[-1][1]),
+        (digest, last_digest),
         project.planner.dating.date_of(target, plan.lookups),
         graph.trusts_remote_code(graph.nodes[target]),
+        {name: str(by_name[name][0]) for name in in_slots},
     )
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,8 +99,12 @@ class Stopwatch:
     With us at the latest.
     """
 
-    def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
-        settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
+    def __init__(self, model: ActionInput, fields: LatencyFields, adapter: str = "") -> None:
+        settings = {
+            **fields.model_dump(),
+            "trust_remote_code": model.trust_remote_code,
+            "adapter": adapter,
+        }
         command = python(
             "-m", "olivebuild.ml.benchmark.stopwatch", model.folder, json.dumps(settings)
         )
@@ -132,6 +136,13 @@ class Stopwatch:
         self._process.communicate()
 
 
+class Timed(NamedTuple):
+    """A model to be measured, with the folder of the adapter in its slots, if there is one."""
+
+    model: ActionInput
+    adapter: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Turns:
     """Models that took turns: the samples of the rounds that count, and of the control all."""
@@ -147,16 +158,18 @@ def measure(
     fields: LatencyFields,
     progress: Progress,
     structures: Sequence[object] | None = None,
+    adapters: Sequence[str] = (),
 ) -> dict[str, Any]:
     """{"models": [metrics], "latency": how they were measured}.
 
-    `structures` are those of the models: equal ones are measured once. Raises StepError when a
-    model does not run.
+    `structures` are those of the models: equal ones are measured once. `adapters` are the folders
+    of what is in their slots, "" for nothing. Raises StepError when a model does not run.
     """
     for model in models:
         _check_context(model, fields)
     firsts = _firsts(structures or range(len(models)))
-    measured = [models[i] for i in dict.fromkeys(firsts)]
+    timed = list(map(Timed, models, adapters or [""] * len(models)))
+    measured = [timed[i] for i in dict.fromkeys(firsts)]
     started = datetime.now(UTC)
     turns = _together(measured, fields, progress)
     together = bool(turns)
@@ -194,11 +207,9 @@ def _firsts(structures: Iterable[object]) -> list[int]:
     return [numbers.setdefault(json.dumps(s), i) for i, s in enumerate(structures)]
 
 
-def _together(
-    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
-) -> list[Turns]:
+def _together(models: Sequence[Timed], fields: LatencyFields, progress: Progress) -> list[Turns]:
     """Return the turns of all models at once; nothing where memory does not hold them."""
-    if len(models) < 2 or sum(map(_memory, models)) >= host.available_memory():
+    if len(models) < 2 or sum(_memory(t.model) for t in models) >= host.available_memory():
         return []
     try:
         return [_turns(models, fields, progress)]
@@ -208,7 +219,7 @@ def _together(
         return []
 
 
-def _alone(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> list[Turns]:
+def _alone(models: Sequence[Timed], fields: LatencyFields, progress: Progress) -> list[Turns]:
     """Return the turns of each model alone. Raises StepError when one does not run."""
     turns = []
     for i, model in enumerate(models):
@@ -220,7 +231,7 @@ def _alone(models: Sequence[ActionInput], fields: LatencyFields, progress: Progr
             turns.append(_turns([model], fields, count))
         except Ended:
             raise StepError(
-                f"{model.target} could not be measured", hint="the log has the whole story"
+                f"{model.model.target} could not be measured", hint="the log has the whole story"
             ) from None
     return turns
 
@@ -239,13 +250,13 @@ def _check_context(model: ActionInput, fields: LatencyFields) -> None:
         raise StepError(fact, hint="fewer latency.prompt_tokens or latency.new_tokens")
 
 
-def _turns(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> Turns:
+def _turns(models: Sequence[Timed], fields: LatencyFields, progress: Progress) -> Turns:
     """Let models and a control take turns until enough is known. Raises Ended."""
     watches: list[Stopwatch] = []
     control: Control | None = None
     try:
-        for model in models:
-            watches.append(Stopwatch(model, fields))  # noqa: PERF401 - those that are open are closed when the next can't be
+        for model, adapter in models:
+            watches.append(Stopwatch(model, fields, adapter))
         on_gpu = any(watch.samples.loaded["provider"] != "cpu" for watch in watches)
         control = Control(host.physical_cores(), gpu=on_gpu)
         for _ in range(fields.warmup):

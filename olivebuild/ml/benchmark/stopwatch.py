@@ -56,7 +56,7 @@ def main() -> None:
 
     start = time.perf_counter()
     loaded = (
-        _onnx(folder, trust=settings["trust_remote_code"])
+        _onnx(folder, settings["adapter"], trust=settings["trust_remote_code"])
         if (folder / "genai_config.json").is_file()
         else _hugging_face(folder, settings["trust_remote_code"])
     )
@@ -117,16 +117,21 @@ def _hugging_face(folder: Path, trust_remote_code: bool) -> Loaded:
     )
 
 
-def _onnx(folder: Path, *, trust: bool) -> Loaded:
+def _onnx(folder: Path, adapter: str, *, trust: bool) -> Loaded:
+    """Open an ONNX folder, with the adapter of a folder in its slots unless that is empty."""
     import onnxruntime_genai as og
 
     from olivebuild.ml.models import genai
+    from olivebuild.ml.onnx.slots.adapter_file import FILE
 
     whole = read_json(folder / "genai_config.json")
     config = whole["model"]
     session = config["decoder"].get("session_options", {})
     providers = [name for options in session.get("provider_options", []) for name in options]
     model = genai.open_model(folder, trust=trust)
+    adapters = og.Adapters(model) if adapter else None
+    if adapters:
+        adapters.load(str(Path(adapter, FILE)), adapter)
 
     def run(prompt: list[int], new_tokens: int) -> list[float]:
         params = og.GeneratorParams(model)
@@ -138,6 +143,8 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
         start = time.perf_counter()
         times: list[float] = []
         generator = og.Generator(model, params)
+        if adapters:
+            generator.set_active_adapter(adapters, adapter)
         generator.append_tokens(np.array(prompt, dtype=np.int32))
         while len(times) < new_tokens and not generator.is_done():
             generator.generate_next_token()

@@ -2,9 +2,11 @@
 
 `python -m olivebuild.ml.inference.chat_process SETTINGS`; settings and lines are JSON.
 
-In: {"ask": n, "messages": [...]} or {"ask": n, "text": "..."}, and {"stop": n}, which ends answer n
-early. Out: {"event": "ready"}, {"event": "text", "text": t}, {"event": "end"}, {"event": "refused",
-...} for a question that can't be answered; for rows {"event": "row", "row": {...}, "text": t};
+In: {"ask": n, "messages": [...]} or {"ask": n, "text": "...", "form": i}, each with an "adapter"
+where it is not the first that answers, and {"stop": n}, which ends answer n early.
+
+Out: {"event": "ready"}, {"event": "text", "text": t}, {"event": "end"}, {"event": "refused", ...}
+for a question that can't be answered; for rows {"event": "row", "row": {...}, "text": t};
 {"event": "error", ...}.
 """
 
@@ -106,6 +108,22 @@ def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
     return runtime, Encoder(runtime.tokenizer, ends=runtime.ends)
 
 
+def open_voices(settings: Mapping[str, Any]) -> dict[str, tuple[Runtime, Encoder]]:
+    """Open the model, "", and what may answer in its slots, by name."""
+    from olivebuild.ml.data.tokens import Encoder
+    from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
+
+    if not settings.get("adapters"):
+        return {"": open_subject(settings)}
+    runtime, encoder = open_subject({**settings, "adapter": ""})
+    assert isinstance(runtime, OnnxRuntime)
+    voices: dict[str, tuple[Runtime, Encoder]] = {"": (runtime, encoder)}
+    for name, folder in settings["adapters"].items():
+        other = runtime.adapted(folder, settings["template_date"])
+        voices[name] = (other, Encoder(other.tokenizer, ends=other.ends))
+    return voices
+
+
 def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     """Answers until the parent goes."""
     import numpy as np
@@ -114,24 +132,24 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     from olivebuild.ml.inference.generate import Decoder, speech, tokens
     from olivebuild.ml.inference.predict import Form, from_messages
 
-    runtime, encoder = open_subject(settings)
+    voices = open_voices(settings)
     forms, context = (
         [Form(**form) for form in settings["forms"]],
         context_of(Path(settings["folder"])),
     )
     draw = np.random.default_rng(0)
-    if not forms and not getattr(runtime.tokenizer, "chat_template", None):
-        hint = "with --data NAME, what you write is put into that data set's template"
-        raise InputError("the model has no chat template", where=settings["folder"], hint=hint)
+    if not forms:
+        _check_template(voices[""][0], settings["folder"])
     say("ready")
     while True:
         request = requests.next()
+        runtime, encoder = voices[request.get("adapter", "")]
         try:
-            prompt = (
-                forms[0].filled(request["text"], encoder)
-                if forms
-                else from_messages(request["messages"], encoder)
-            )
+            if "text" in request:
+                prompt = forms[request.get("form", 0)].filled(request["text"], encoder)
+            else:
+                _check_template(runtime, settings["folder"])
+                prompt = from_messages(request["messages"], encoder)
             room = room_for(prompt, settings["max_tokens"], context)
         except BuildError as e:
             say("refused", **e.to_json())
@@ -147,6 +165,13 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
         if piece := decoder.rest():
             say("text", text=piece)
         say("end")
+
+
+def _check_template(runtime: Runtime, folder: str) -> None:
+    """Raise InputError for a model without a chat template."""
+    if not getattr(runtime.tokenizer, "chat_template", None):
+        hint = "with --data NAME, what you write is put into that data set's template"
+        raise InputError("the model has no chat template", where=folder, hint=hint)
 
 
 def predict(settings: Mapping[str, Any], say: Say) -> None:

@@ -13,15 +13,13 @@ import numpy as np
 import torch
 
 from olivebuild.core.errors import Where
-from olivebuild.core.fs.small_files import read_bytes, read_text
-from olivebuild.formats import template_clock
+from olivebuild.core.fs.small_files import read_bytes
 from olivebuild.ml.data.end_tokens import trained_ends
 from olivebuild.ml.inference import runtime as _runtime
 from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
 from olivebuild.ml.inference.runtime import Runtime
 from olivebuild.ml.inference.torch_runtime import HuggingFaceRuntime
-from olivebuild.ml.models.load import load_tokenizer
-from olivebuild.ml.models.tokenizer_files import has_tokenizer
+from olivebuild.ml.models.load import tokenizer_with
 from olivebuild.ml.nn import qlora
 from olivebuild.ml.onnx.trial import capacity
 from olivebuild.ml.weights import patterns
@@ -48,6 +46,8 @@ def open_model(
     runtime = _runtime.open_model(
         folder, trust_remote_code=trust_remote_code, date=date, where=where
     )
+    if adapter and isinstance(runtime, OnnxRuntime):
+        return runtime.adapted(adapter, date)
     if adapter:
         dress(runtime, adapter, date)
         runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
@@ -64,11 +64,7 @@ def open_model(
 
 def dress(runtime: Runtime, adapter: str, date: str) -> None:
     """Take the tokenizer or the chat template that an adapter comes with."""
-    if has_tokenizer(Path(adapter)):
-        # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
-        runtime.tokenizer = load_tokenizer(adapter, date=date)
-    elif (template := Path(adapter, "chat_template.jinja")).is_file():
-        runtime.tokenizer.chat_template = template_clock.fixed(read_text(template), date)
+    runtime.tokenizer = tokenizer_with(runtime.tokenizer, Path(adapter), date)
 
 
 def tokens(
@@ -113,13 +109,7 @@ def _hugging_face(runtime: Any, prompt: list[int]) -> Speech:
 
 
 def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
-    import onnxruntime_genai as og
-
-    params = og.GeneratorParams(runtime.model)
-    params.set_search_options(
-        max_length=capacity(runtime.config, len(prompt) + room + 1), do_sample=False
-    )
-    generator = og.Generator(runtime.model, params)
+    generator = runtime.generator(capacity(runtime.config, len(prompt) + room + 1))
     added = prompt
     while True:
         generator.append_tokens(np.array(added, dtype=np.int32))

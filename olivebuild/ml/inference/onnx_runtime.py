@@ -7,15 +7,17 @@ the rows before it.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from olivebuild.core.errors import StepError, first_line
 from olivebuild.core.fs.small_files import read_json
-from olivebuild.ml.data.end_tokens import ends_of
+from olivebuild.ml.data.end_tokens import ends_of, trained_ends
 from olivebuild.ml.inference.questions import (
     Inquiry,
     Logits,
@@ -25,6 +27,7 @@ from olivebuild.ml.inference.questions import (
     shared_prefix,
 )
 from olivebuild.ml.models import genai, load
+from olivebuild.ml.onnx.slots import adapter_file
 from olivebuild.ml.onnx.trial import capacity
 
 AGREES = {np.dtype(np.float32): 2e-3}
@@ -36,15 +39,24 @@ AGREES_ROUGHLY = 0.05
 """The most for shorter dtypes."""
 STATES = ("conv", "recurrent", "ssm", "state")
 """Parts of the names of what a graph keeps that is no key and no value of a token."""
+_NUMBERS = itertools.count()
+"""Numbers of adapters: the same folder may be loaded twice, and hold another one by then."""
 
 
 class OnnxRuntime:
+    """A model, and an adapter in its slots, if it is one that `adapted` returned."""
+
     def __init__(self, folder: str | pathlib.Path, date: str = "", *, trust: bool = False) -> None:
         self.tokenizer = load.load_tokenizer(folder, date=date)
         self.config = read_json(pathlib.Path(folder, "genai_config.json"))
         self.ends = ends_of(pathlib.Path(folder))
+        self.folder = pathlib.Path(folder)
         self._rewound = 0
         """The length of a prompt up to which rewinds are known to be right."""
+        self._adapters: list[Any] = []
+        """The adapters (og.Adapters) of the model, one for all that are made from it."""
+        self._adapter = ""
+        """The name there of the adapter that answers; "" for none."""
         try:
             self.model = genai.open_model(pathlib.Path(folder), trust=trust)
         except RuntimeError as e:
@@ -54,6 +66,44 @@ class OnnxRuntime:
                 where=str(folder),
                 hint=hint,
             ) from None
+
+    def adapted(self, folder: str | pathlib.Path, date: str = "") -> OnnxRuntime:
+        """Return a runtime of the same loaded model with an adapter in its slots.
+
+        `date` is what a chat template that the adapter brings is told. The two share memory, and
+        are asked in any order. Raises InputError for an adapter that does not fit.
+        """
+        import onnxruntime_genai as og
+
+        place = pathlib.Path(folder)
+        adapter_file.check_fits(place, self.folder)
+        if not self._adapters:
+            self._adapters.append(og.Adapters(self.model))
+        other = copy.copy(self)
+        other._adapter = f"{next(_NUMBERS)}:{place}"
+        try:
+            self._adapters[0].load(str(place / adapter_file.FILE), other._adapter)
+        except RuntimeError as e:
+            raise StepError(
+                f"onnxruntime-genai can't load the adapter: {first_line(e)}",
+                where=str(place),
+                hint="build it again",
+            ) from None
+        other.tokenizer = load.tokenizer_with(self.tokenizer, place, date)
+        other.ends = self.ends | trained_ends(place, lambda: other.tokenizer)
+        other._rewound = 0
+        return other
+
+    def generator(self, max_length: int) -> Any:
+        """Return a generator (og.Generator) of up to so many tokens, with the adapter in place."""
+        import onnxruntime_genai as og
+
+        params = og.GeneratorParams(self.model)
+        params.set_search_options(max_length=max_length, do_sample=False)
+        generator = og.Generator(self.model, params)
+        if self._adapter:
+            generator.set_active_adapter(self._adapters[0], self._adapter)
+        return generator
 
     def ask(
         self, questions: Sequence[Question], new_tokens: int, ends: Collection[int]
@@ -86,7 +136,8 @@ class OnnxRuntime:
             _check_length(question, context)
         prefix = shared_prefix([question.prompt for question in everyone])
         longest = max((_longest(question, new_tokens) for question in everyone), default=0)
-        reader = _Reader(self.model, prefix, capacity(self.config, longest))
+        length = capacity(self.config, longest)
+        reader = _Reader(lambda: self.generator(length), prefix)
         keeps_all = len(everyone) > 1 and _keeps_all(self.config, longest)
         reader.rewinds = keeps_all and self._rewinds(reader, everyone)
         for i, question in enumerate(questions):
@@ -152,11 +203,10 @@ class _Reader:
     where paths part. Elsewhere a new one takes its place.
     """
 
-    def __init__(self, model: Any, prefix: list[int], max_length: int) -> None:
+    def __init__(self, new_generator: Callable[[], Any], prefix: list[int]) -> None:
         self.rewinds = False
-        self._model = model
+        self._new_generator = new_generator
         self._prefix = prefix
-        self._max_length = max_length
         self._generator: Any = None
         self._held: list[int] = []
         self._gives_all = True
@@ -192,11 +242,7 @@ class _Reader:
             self._keep(len(self._prefix))
 
     def _renew(self) -> None:
-        import onnxruntime_genai as og
-
-        params = og.GeneratorParams(self._model)
-        params.set_search_options(max_length=self._max_length, do_sample=False)
-        self._generator, self._held = og.Generator(self._model, params), []
+        self._generator, self._held = self._new_generator(), []
 
     def _keep(self, count: int) -> None:
         """Hold the first `count` tokens alone, or none where the generator can't be rewound."""

@@ -60,7 +60,7 @@ def _of_loftq(job: Job, folder: Path, *, sync: bool) -> Iterator[Entry]:
         )
 
 
-def _checked_config(job: Job, folder: Path) -> dict[str, Any]:
+def checked_config(job: Job, folder: Path) -> dict[str, Any]:
     """Return what an adapter folder's adapter_config.json says.
 
     Raises InputError when a file is missing, and for an adapter that can't be used here.
@@ -117,7 +117,7 @@ def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> 
         also=(SUBTRACTED,),
         look=lambda folder: imported.check(folder, "adapter", job.where("source"), trust=trust),
     )
-    data, weights = _checked_config(job, folder), folder / "adapter_model.safetensors"
+    data, weights = checked_config(job, folder), folder / "adapter_model.safetensors"
     tensors = len(tensors_of(weights))
     text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
     # A file of this machine is copied again in less time than syncing takes, if a power cut takes

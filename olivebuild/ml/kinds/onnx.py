@@ -13,6 +13,7 @@ from olivebuild.core.errors import InputError, StepError, first_line
 from olivebuild.core.fs import trees
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.formats.source import Source
+from olivebuild.formats.structure import adapter_slots
 from olivebuild.ml.onnx.builder import (
     builder_options,
     canonical,
@@ -21,10 +22,11 @@ from olivebuild.ml.onnx.builder import (
     load,
     run_builder,
 )
-from olivebuild.ml.onnx.skeleton_cache import check_finite_input, skeleton_of
+from olivebuild.ml.onnx.skeleton_cache import check_finite_input, insert_slots, skeleton_of
 from olivebuild.steps.onnx import OnnxFields
 
 if TYPE_CHECKING:
+    from olivebuild.ml.onnx.skeleton import Skeleton
     from olivebuild.ml.weights.view import Weights
 
 
@@ -52,6 +54,7 @@ def _build(job: Job, fields: OnnxFields) -> None:
     length = proven_length(job, fields, model)
     folder, skeleton = skeleton_of(job, fields, model)
     if skeleton.fallback_reason:
+        _check_slots(job, fields, skeleton.fallback_reason)
         job.note(f"built whole by the model builder: {skeleton.fallback_reason}")
         _build_whole(job, fields, model, skeleton.fallback_reason, length)
         return
@@ -64,11 +67,24 @@ def _build(job: Job, fields: OnnxFields) -> None:
     job.progress("quantising", 1, 1)
     audited = _is_audited(job.action.key)
     if audited:
-        _audit(job, fields, manifest, length)
+        _audit(job, fields, manifest, length, skeleton)
+    if fields.slots is not None:
+        # A declared output, which a build looks for where the step works.
+        shutil.copyfile(folder / adapter_slots.NAME, job.out / adapter_slots.NAME)
     blob = job.store.put_manifest(manifest)
     job.result = Result(
         metrics=dict(counts), provenance={"by": "tensors", "audited": audited}, manifest=blob
     )
+
+
+def _check_slots(job: Job, fields: OnnxFields, fallback_reason: str) -> None:
+    """Raise InputError for slots in a model of which it is not known what is computed with what."""
+    if fields.slots is not None:
+        raise InputError(
+            f"`slots` need a model that is built tensor by tensor: {fallback_reason}",
+            where=job.where("slots"),
+            hint="leave `slots` out, and merge the adapter",
+        )
 
 
 def _is_audited(key: str) -> bool:
@@ -85,7 +101,9 @@ def _is_audited(key: str) -> bool:
         ) from None
 
 
-def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
+def _audit(
+    job: Job, fields: OnnxFields, manifest: Manifest, length: int, skeleton: Skeleton
+) -> None:
     """Raises StepError unless the model builder makes the same files."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.weights.inputs import as_folder
@@ -95,6 +113,7 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
     theirs.mkdir()
     run_builder(job, fields, folder, theirs, trust=False)
     canonical(theirs, folder)
+    insert_slots(job, fields, theirs, skeleton)
     limit_length(theirs, length)
     frozen_dates.in_folder(job, theirs)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}

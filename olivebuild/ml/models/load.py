@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -13,13 +14,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivebuild.core.errors import InputError, Where, first_line
-from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.fs.small_files import read_json, read_text
 from olivebuild.formats import imported, template_clock
 from olivebuild.formats.safetensors import tensors_of
 from olivebuild.formats.weight_files import model_files, name_in, weight_files
 from olivebuild.ml.kernels import mkl
 from olivebuild.ml.models import streamed
 from olivebuild.ml.models.opened import check_loaded
+from olivebuild.ml.models.tokenizer_files import has_tokenizer
 
 SMALL = 20_000_000
 """Parameters below which one thread is faster than several: the matrices are too small to share."""
@@ -115,6 +117,24 @@ def load_model(
         model = model.to(device)
     _check_finite(model, folder, where)
     return model.eval()
+
+
+def tokenizer_with(tokenizer: Any, adapter: Path, date: str) -> Any:
+    """Return the tokenizer that an adapter comes with, or its base's with the adapter's template.
+
+    `date` is what the template is told. The base's is left as it is.
+    """
+    if has_tokenizer(adapter):
+        # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
+        brought = load_tokenizer(adapter, date=date)
+        # Where a tokenizer lies is where its model is looked for.
+        brought.name_or_path = tokenizer.name_or_path
+        return brought
+    if not (template := adapter / "chat_template.jinja").is_file():
+        return tokenizer
+    dressed = copy.copy(tokenizer)
+    dressed.chat_template = template_clock.fixed(read_text(template), date)
+    return dressed
 
 
 def _check_finite(model: Any, folder: str | Path, where: Where | None) -> None:

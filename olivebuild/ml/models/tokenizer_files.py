@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.core.errors import InputError
+from olivebuild.core.errors import InputError, Where
 from olivebuild.formats.weight_files import folders_in, name_in
 from olivebuild.ml.weights.view import Weights, read_at
 
@@ -70,7 +70,7 @@ def with_tokenizer(job: Job, model: Weights, adapter: Weights) -> Weights:
     before, after = _contents(replaced), _contents(brought)
     if not brought or before == after:
         return model
-    _check_room(job, model, brought)
+    check_room(embedding_rows(model), brought, job.where("adapter"))
     job.note(
         "the adapter's own tokenizer goes into the merge, for it differs from the base's: "
         + _difference(before, after)
@@ -143,10 +143,9 @@ def _habits(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
     ]
 
 
-def _check_room(job: Job, model: Weights, brought: list[File]) -> None:
-    """Raise InputError where the embedding has fewer rows than the tokenizer has tokens."""
+def check_room(rows: int | None, brought: list[File], where: Where | None) -> None:
+    """Raise InputError where an embedding has fewer `rows` than a tokenizer has tokens."""
     place = next((place for name, _, place in brought if name == "tokenizer.json"), None)
-    rows = embedding_rows(model)
     if place is None or rows is None:
         return
     try:
@@ -154,7 +153,7 @@ def _check_room(job: Job, model: Weights, brought: list[File]) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InputError(
             f"the adapter's tokenizer.json can't be read: {e}",
-            where=job.where("adapter"),
+            where=where,
             hint="is the file whole?",
         ) from None
     if needed > rows:
@@ -163,7 +162,7 @@ def _check_room(job: Job, model: Weights, brought: list[File]) -> None:
             f"name a base with the same tokens: resize_token_embeddings({needed}), then save it "
             "with the adapter's tokenizer"
         )
-        raise InputError(fact, where=job.where("adapter"), hint=hint)
+        raise InputError(fact, where=where, hint=hint)
 
 
 def tokens_of(tokenizer: dict[str, Any]) -> int:

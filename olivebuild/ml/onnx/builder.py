@@ -30,7 +30,9 @@ BUILDER_NAMES = {
     "webgpu_fp32": "use_webgpu_fp32",
     "cuda_bf16": "use_cuda_bf16",
 }
-NOT_OPTIONS = {"model", "adapter", "source", "trust", "precision", "provider", "overrides"}
+NOT_OPTIONS = {
+    "model", "adapter", "source", "trust", "precision", "provider", "overrides", "slots",
+}  # fmt: skip
 EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
 """Names of the epsilon of norms in configurations, where it is not `rms_norm_eps`.
 

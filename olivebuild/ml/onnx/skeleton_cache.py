@@ -50,9 +50,21 @@ def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
     """Return what a skeleton depends on: the model's structure, options, installed versions."""
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
     options = fields.model_dump(mode="json", exclude={"model", "adapter", "source", "trust"})
+    if fields.slots is None:
+        # Left out, as before there were any.
+        del options["slots"]
     return hashing.of_json(
         ["onnx skeleton", VERSION, STEP.version, versions, options, model.structure()]
     )
+
+
+def insert_slots(job: Job, fields: OnnxFields, folder: Path, skeleton: Skeleton) -> None:
+    """Put the slots for adapters that a recipe asks for into a model's graph. Raises InputError."""
+    if fields.slots is not None:
+        from olivebuild.ml.onnx.slots.insertion import insert
+
+        rank = 0 if fields.provider == "cpu" else 1
+        insert(folder, skeleton, fields.slots, rank=rank, where=job.where("slots"))
 
 
 def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | None:
@@ -113,6 +125,7 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
         folder.mkdir()
     else:
         canonical(folder, hollow)
+        insert_slots(job, fields, folder, skeleton)
         if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
             check_loads(job, lambda: load_once(folder, skeleton, job.out.parent / "once"))
     (folder / SKELETON).write_bytes(skeleton.to_json())

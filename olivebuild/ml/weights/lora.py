@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -66,7 +66,7 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
     Raises NotProvenEqual, also for an adapter that does not fit: peft then says what is wrong.
     """
     config = adapter.file("adapter_config.json")
-    _check(config)
+    check_config(config)
     stored = model.by_name
     modules = [name.removesuffix(".weight") for name in stored]
     _patterns.check(config, modules, "adapter_config.json")
@@ -92,21 +92,30 @@ def _pairs(
 
     Raises NotProvenEqual.
     """
-    rest, pairs = dict(tensors), []
-    for name in sorted(tensors):
-        if not name.endswith(".lora_A.weight"):
-            continue
-        stem = name.removesuffix(".lora_A.weight")
+    pairs, rest = pairs_in(tensors)
+    changed = []
+    for stem, a, b in pairs:
         module = stem.removeprefix(PREFIX)
-        a, b = rest.pop(name), rest.pop(f"{stem}.lora_B.weight", None)
         weight = stored.get(f"{module}.weight")
         if b is None or weight is None or not stem.startswith(PREFIX):
-            raise NotProvenEqual(f"{name} has no plain weight of that name in the model")
+            raise NotProvenEqual(f"{a.name} has no plain weight of that name in the model")
         if not _fit(weight, a, b):
             raise NotProvenEqual(
                 f"the shapes of {stem} and of the model's weight don't go together"
             )
-        pairs.append(Change(weight, a, b, _scale(config, module, a.shape[0])))
+        changed.append(Change(weight, a, b, scale_of(config, module, a.shape[0])))
+    return changed, rest
+
+
+def pairs_in(
+    tensors: dict[str, Weight],
+) -> tuple[list[tuple[str, Weight, Weight | None]], dict[str, Weight]]:
+    """Return (stem of the names, a, b) of LoRA's pairs in the order of names, and all others."""
+    rest, pairs = dict(tensors), []
+    for name in sorted(tensors):
+        if name.endswith(".lora_A.weight"):
+            stem = name.removesuffix(".lora_A.weight")
+            pairs.append((stem, rest.pop(name), rest.pop(f"{stem}.lora_B.weight", None)))
     return pairs, rest
 
 
@@ -158,11 +167,13 @@ def _tied(model: Weights, names: list[str]) -> str | None:
     return next((name for name in names if not re.search(r"\.\d+\.", name)), None)
 
 
-def _check(config: dict[str, Any]) -> None:
+def check_config(config: dict[str, Any], *, ignored: Collection[str] = ()) -> None:
+    """Raise NotProvenEqual for an option that is not understood, but for those `ignored`."""
     if config.get("peft_type") != "LORA":
         raise NotProvenEqual(f"the adapter is of the type {config.get('peft_type')}")
     # What an option of tomorrow means is not known; what is off means nothing.
     unknown = sorted(name for name, value in config.items() if name not in PLAIN and value)
+    unknown = [name for name in unknown if name not in ignored]
     if unknown:
         raise NotProvenEqual(f"the adapter sets {unknown[0]}")
     if not all(isinstance(config.get(name), int | float) for name in ("r", "lora_alpha")):
@@ -186,7 +197,7 @@ def _targeted(config: dict[str, Any], module: str) -> bool:
     return any(module == target or module.endswith(f".{target}") for target in targets or ())
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+def scale_of(config: dict[str, Any], module: str, rank: int) -> float:
     """Return alpha / r, or alpha / sqrt(r) for rsLoRA (https://arxiv.org/abs/2312.03732).
 
     Patterns are read as peft's `get_pattern_key` reads them. Raises NotProvenEqual.
@@ -208,7 +219,8 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
     return default
 
 
-def _matrix(weight: Weight) -> np.ndarray:
+def matrix_of(weight: Weight) -> np.ndarray:
+    """Return a tensor's values in float32."""
     raw = np.frombuffer(weight.read(), blockwise.STORED[weight.dtype])
     return np.ascontiguousarray(blockwise.widen(raw, weight.dtype).reshape(weight.shape))
 
@@ -218,7 +230,7 @@ class Rows:
 
     def __init__(self, change: Change, multiply: Multiply) -> None:
         self.change = change
-        self.a, self.b = _matrix(change.a), _matrix(change.b)
+        self.a, self.b = matrix_of(change.a), matrix_of(change.b)
         self._multiply = multiply
 
     def before(self, start: int, count: int) -> np.ndarray:

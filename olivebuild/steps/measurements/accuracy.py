@@ -13,6 +13,8 @@ class AccuracyFields(Fields):
     score: list[str] = []
     adapter: bool = False
     """Whether an adapter answers, on the model."""
+    in_slots: bool = False
+    """Whether that is an ONNX model with slots."""
     dequantised: bool = False
     """Whether it does so on the model's dequantised weights."""
 
@@ -41,7 +43,7 @@ class Accuracy(Step):
             "scikit-learn",
             "scipy",
             *(("jsonschema",) if fields.json_schema else ()),
-            *(("peft",) if fields.adapter else ()),
+            *(("peft",) if fields.adapter and not fields.in_slots else ()),
             *(("bitsandbytes",) if fields.dequantised else ()),
         )
 

@@ -7,6 +7,7 @@ import platform
 
 import pytest
 
+from olivebuild.cli.inference.adapters import Voice, Voices
 from olivebuild.cli.inference.chat import HELP, converse
 from olivebuild.cli.inference.subject import form_of, forms_for, trained_form
 from olivebuild.core.errors import InputError, RecipeError
@@ -108,7 +109,7 @@ def test_a_line_that_is_no_text_is_said(monkeypatch: pytest.MonkeyPatch) -> None
         "sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe odd\n"), "utf-8", "surrogateescape")
     )
     with pytest.raises(InputError, match="not UTF-8 text") as caught:
-        converse(None, None, with_form=False)  # type: ignore[arg-type]
+        converse(None, None, Voices({"int4": Voice()}, "int4"))  # type: ignore[arg-type]
     assert str(caught.value.where) == "standard input"
 
 
@@ -140,5 +141,5 @@ def test_help_is_told_and_a_slip_is_not_asked(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     told: list[str] = []
     monkeypatch.setattr("olivebuild.cli.inference.chat.click.echo", told.append)
-    assert converse(None, None, with_form=False) == 0  # type: ignore[arg-type]
+    assert converse(None, None, Voices({"int4": Voice()}, "int4")) == 0  # type: ignore[arg-type]
     assert told == [HELP, f"there is no /hlp\n{HELP}"]

@@ -16,6 +16,7 @@ from olivebuild.steps.measurements.latency import LatencyFields
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     from olivebuild.ml.benchmark.latency import measure
+    from olivebuild.ml.kinds.measurements.structure import adapters_of
     from olivebuild.ml.models.opened import check_inputs
 
     fields = job.fields(LatencyFields)
@@ -27,7 +28,12 @@ def run(job: Job) -> None:
     started = time.time()
     structures = read_json(Path(job.input("structure").path))
     models = [job.input(role) for role in job.roles("model")]
-    result = measure(models, fields, progress, structures)
+    adapters = [a.folder if a else "" for a in adapters_of(job)]
+    models = [
+        model._replace(target=a.target) if a else model
+        for model, a in zip(models, adapters_of(job), strict=True)
+    ]
+    result = measure(models, fields, progress, structures, adapters)
     measured = [row for row in result["models"] if "same_structure_as" not in row]
     if not result["latency"]["interleaved"] and len(measured) > 1:
         job.note(
@@ -40,5 +46,6 @@ def run(job: Job) -> None:
     provenance: dict[str, object] = {"made_at": started}
     if result["latency"]["busy"]:
         # It is not carried over to models of another content.
-        provenance["only_for"] = [[model.digest for model in models]]
+        used = [a.digest for a in adapters_of(job) if a]
+        provenance["only_for"] = [[*(model.digest for model in models), *used]]
     job.result = Result(metrics=result, provenance=provenance)

@@ -71,7 +71,7 @@ def fetch(job: Job, source: Source, wanted: Wanted) -> Path:
         # Before hours of download.
         wanted.look(folder)
     weights: Sequence[str] = ("*.safetensors",)
-    if job.action.kind == "adapter":
+    if job.action.kind in ("adapter", "onnx-adapter"):
         weights = ("adapter_model.safetensors",)
     elif job.action.kind in ("model", "merged"):
         weights = [glob.escape(name) for name in _weights_in(job, source, folder, files)]

@@ -224,7 +224,7 @@ def _chosen(
 ) -> dict[str, File]:
     """Return the small files, the weights that would be loaded, and what is wanted besides."""
     weights: Sequence[str] = ("*.safetensors",)
-    if job.action.kind == "adapter":
+    if job.action.kind in ("adapter", "onnx-adapter"):
         weights = ("adapter_model.safetensors",)
     elif job.action.kind in ("model", "merged"):
         weights = [glob.escape(name) for name in _weights_in(source, job, files, folder)]

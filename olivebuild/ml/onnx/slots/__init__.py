@@ -1,0 +1,1 @@
+"""Slots of ONNX models for adapters, and the files that fill them."""
