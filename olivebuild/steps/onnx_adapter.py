@@ -21,6 +21,7 @@ class OnnxAdapterFields(Fields):
     base: Ref | None = None
     """An `onnx` target with `slots`."""
     adapter: Ref | None = None
+    """A LoRA adapter of this recipe."""
     source: Source | None = None
     """A LoRA adapter's folder, as peft or Unsloth save it."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
@@ -99,6 +100,10 @@ class OnnxAdapter(Step):
         if fields.source and not fields.source.may_be("onnx-adapter"):
             return Problem(
                 "an adapter comes from a folder, hf:ID, or an az:, s3: or gs: URL", "name one"
+            )
+        if fields.stop and not fields.source:
+            return Problem(
+                "`stop` is about an adapter from elsewhere", "write it on the adapter itself"
             )
         if not (fields.adapter or fields.source):
             return Problem("it needs `adapter`, or `source`", "for example adapter: adapter")
