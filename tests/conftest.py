@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import olivebuild
-from tests.support import require
+from tests.support import forks, require
 
 RECIPE = """\
 default: onnx-int4
@@ -111,6 +111,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{skips} skipped; required were {names}")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let commands of scenarios be forked from a server that has the libraries of models."""
+    forks.heavy = item.get_closest_marker("scenario") is not None
+
+
 @dataclass
 class Done:
     """A finished command."""
@@ -142,16 +148,21 @@ class Place:
     cache: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "olivebuild", *arguments]
+    def start(self, *arguments: str, err: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start a command: a fork of a server that has its modules, where that makes no
+        difference.
+        """
         environment = (
             os.environ
             | {"OLIVEBUILD_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"}
             | self.environment
         )
+        if forks.CAN and (fork := forks.start(arguments, self.folder, environment, err=err)):
+            return fork
+        command = [sys.executable, "-m", "olivebuild", *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True
+            command, cwd=self.folder, env=environment, stdout=pipe, stderr=err, text=True
         )
 
     def run(self, *arguments: str) -> Done:

@@ -5,12 +5,11 @@ console blocks are run or carry the date of the run that they were taken from.
 from __future__ import annotations
 
 import datetime
-import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,27 +239,21 @@ def session(text: str) -> list[tuple[str, list[str]]]:
 
 def run(command: str, place: Place) -> str:
     """Return what a command prints, `olivebuild` being the one that is tested."""
-    programs = place.cache.with_name("programs")
-    programs.mkdir(exist_ok=True)
-    program = programs / "olivebuild"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m olivebuild "$@"\n')
-    program.chmod(0o755)
-    done = subprocess.run(
-        ["sh", "-c", command],
-        cwd=place.folder,
-        env=os.environ
-        | {
-            "OLIVEBUILD_CACHE": str(place.cache),
-            "HF_HUB_OFFLINE": "1",
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
+    words = shlex.split(command)
+    process = (
+        place.start(*words[1:], err=subprocess.STDOUT)
+        if words[0] == "olivebuild"
+        else subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=place.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
 def agrees(output: str, expected: list[str]) -> bool:

@@ -22,6 +22,9 @@ from pathlib import Path
 import torch
 from olivebuild.ml.nn.compile_cache import keep_compiled
 keep_compiled(print, Path(sys.argv[1]), torch.device("cpu"))
+if len(sys.argv) > 2:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    sys.exit(print(cache_dir()))
 x = torch.ones(64, requires_grad=True)
 torch.compile(lambda x: (x.sin() * 2 + 1).sum())(x).backward()
 from torch._dynamo.utils import counters
@@ -29,12 +32,15 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["aot_autograd"]["autog
 """
 
 
-def compiled_in(root: Path, scratch: Path) -> str:
-    """Compile a function in a process of its own; return what it prints."""
+def compiled_in(root: Path, scratch: Path, *options: str) -> str:
+    """Compile a function in a process of its own; return what it prints.
+
+    `--where` compiles none, and prints the folder that the compiler takes.
+    """
     environment = os.environ | {"OLIVEBUILD_COMPILED": str(root)}
     environment.pop(compile_cache.VARIABLE, None)
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE, str(scratch)],
+        [sys.executable, "-c", COMPILE, str(scratch), *options],
         env=environment,
         capture_output=True,
         text=True,
@@ -56,9 +62,8 @@ def test_what_one_process_compiled_another_need_not(tmp_path: Path) -> None:
     assert not scratch.exists()
     # Open to others, it is not believed.
     root.chmod(0o755)
-    said = compiled_in(root, scratch)
-    assert said == f"compiled layers are not kept: {root} is open to other users\n0 0\n"
-    assert scratch.exists()
+    said = compiled_in(root, scratch, "--where")
+    assert said == f"compiled layers are not kept: {root} is open to other users\n{scratch}\n"
 
 
 def test_a_folder_that_the_user_names_stays(

@@ -40,7 +40,7 @@ from olivebuild.recipe.lockfile import Lockfile
 from olivebuild.ui import console, graph_text
 from tests import conftest
 from tests.conftest import Place
-from tests.support.faults import Pipeline, amount, builds_of, chance_of, quick_folder
+from tests.support.faults import Builds, Pipeline, amount, chance_of, quick_folder
 from tests.support.fuzzing import Guard, Mutator, survives
 
 pytestmark = [
@@ -156,9 +156,9 @@ class Cached:
     def __init__(self, root: Path) -> None:
         self.place = Place(root / "work", root / "cache")
         self.pipeline = Pipeline(self.place)
-        with builds_of(self.place) as builds:
-            builds.build()
-            assert builds.build().done["ran"] == []
+        builds = Builds(self.place)
+        builds.build()
+        assert builds.build().done["ran"] == []
         self.traces = sorted(self.place.cache.glob("blobs/??/*.trace"))
         self.files = {
             p: p.read_bytes()

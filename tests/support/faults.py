@@ -9,19 +9,19 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from olivebuild.core import hashing
 from tests.conftest import Place
+from tests.support import forks
 
 INPUTS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"], "f": ["c"]}
 """target -> what it is made from; each also reads data/<target>.txt."""
@@ -229,35 +229,34 @@ class Ended:
 
 
 class Builds:
-    """Builds of one place, started through the fork server; see there for `fork_workers`."""
+    """Builds of one place, forked from a server; with `fork_workers` their workers are, too."""
 
-    def __init__(self, place: Place, server: subprocess.Popen[str], fork_workers: bool) -> None:
+    def __init__(self, place: Place, *, fork_workers: bool = False) -> None:
         self.place = place
-        self.server = server
         self.fork_workers = fork_workers
         self.out = place.folder.parent / "said"
+        self._process: subprocess.Popen[str] | None = None
 
     def start(self, *arguments: str) -> int:
         """The id of the process."""
-        for ending in (".out", ".err"):
-            # One that is killed before its first word has said nothing.
-            self.out.with_suffix(ending).write_text("")
-        environment = {"OLIVEBUILD_CACHE": str(self.place.cache), **self.place.environment}
-        words = ["build", "--json", *arguments]
-        how = {"out": str(self.out), "fork_workers": self.fork_workers}
-        request = {
-            "arguments": words,
-            "folder": str(self.place.folder),
-            "environment": environment,
-            **how,
-        }
-        stdin, stdout = _pipes(self.server)
-        stdin.write(json.dumps(request) + "\n")
-        stdin.flush()
-        return int(stdout.readline())
+        with (
+            self.out.with_suffix(".out").open("w") as out,
+            self.out.with_suffix(".err").open("w") as err,
+        ):
+            self._process = forks.start(
+                ("build", "--json", *arguments),
+                self.place.folder,
+                os.environ | {"OLIVEBUILD_CACHE": str(self.place.cache)} | self.place.environment,
+                fork_workers=self.fork_workers,
+                out=out,
+                err=err,
+            )
+        assert self._process, "its environment is none that a fork would see"
+        return self._process.pid
 
     def wait(self) -> Ended:
-        code = int(_pipes(self.server)[1].readline())
+        assert self._process
+        code = self._process.wait()
         lines = self.out.with_suffix(".out").read_text().split("\n")
         events = []
         for line in lines:
@@ -268,28 +267,6 @@ class Builds:
     def build(self, *arguments: str) -> Ended:
         self.start(*arguments)
         return self.wait()
-
-
-def _pipes(server: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    assert server.stdin
-    assert server.stdout
-    return server.stdin, server.stdout
-
-
-@contextmanager
-def builds_of(place: Place, *, fork_workers: bool = False) -> Iterator[Builds]:
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.fork_server"],
-        stdin=pipe,
-        stdout=pipe,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    ) as server:
-        try:
-            yield Builds(place, server, fork_workers)
-        finally:
-            server.kill()
 
 
 @contextmanager
