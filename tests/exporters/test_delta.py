@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from olivebuild.core.errors import InputError
 from olivebuild.exporters import delta, manifest, standalone
 from olivebuild.exporters.manifest import ExportManifest
+from tests.conftest import Place
 
 TENSORS, SIZE = 40, 20_000
 
@@ -111,7 +114,7 @@ def test_python_alone_applies_it_and_keeps_other_files(tmp_path: Path) -> None:
         for line in Path(standalone.__file__).read_text().splitlines()
         if line.strip() and not line.strip().startswith(('"""', "#"))
     ]
-    assert len(code) < 85
+    assert len(code) < 90
 
 
 @pytest.mark.parametrize("what", ["model.data", "old.txt"])
@@ -188,3 +191,67 @@ def test_an_interrupted_application_leaves_the_old_or_the_new(tmp_path: Path, ti
         )
         subprocess.run(command, check=True, capture_output=True)
         assert same(tmp_path / "place", tmp_path / "two")
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a bomb": lambda plan: plan["files"][0]["parts"].insert(0, ["new", "", 0, 1 << 50, 0, 9]),
+    "a size below nothing": lambda plan: plan["files"][0]["parts"][0].__setitem__(3, -1),
+    "a difference of other sizes": lambda plan: plan["files"][0].update(
+        parts=[["xor", "old.txt", 0, 1, 0, 1 << 20]]
+    ),
+    "a part of less": lambda plan: plan["files"][0]["parts"].append([]),
+    "no list": lambda plan: plan.update(files={"a": 1}),
+    "no files": lambda plan: plan.pop("files"),
+    "a file twice": lambda plan: plan["files"].append(plan["files"][0]),
+    "bytes that are none": lambda plan: plan["files"][0].update(parts=[["new", "", 0, 5, 3, 20]]),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_what_is_no_delta_is_one_error_and_leaves_nothing(tmp_path: Path, what: str) -> None:
+    make(tmp_path, flips=50)
+    shutil.copytree(tmp_path / "one", tmp_path / "before")
+    file = tmp_path / "delta/delta.json"
+    plan = json.loads(file.read_text())
+    DAMAGES[what](plan)
+    file.write_text(json.dumps(plan))
+    with pytest.raises((ValueError, OSError)):
+        standalone.apply(tmp_path / "one", tmp_path / "delta")
+    assert same(tmp_path / "one", tmp_path / "before")
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "delta", "before"}
+
+
+def test_links_are_followed_to_the_folder_and_never_out_of_it(tmp_path: Path) -> None:
+    make(tmp_path)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "current").symlink_to("one")
+    # What a user has put there under the name of a new file is his.
+    (outside / "theirs.txt").write_text("theirs")
+    (tmp_path / "one/new.txt").symlink_to(outside / "theirs.txt")
+    with pytest.raises(FileExistsError):
+        standalone.apply(tmp_path / "current", tmp_path / "delta")
+    (tmp_path / "one/new.txt").unlink()
+    (tmp_path / "one/sub").rename(outside / "sub")
+    (tmp_path / "one/sub").symlink_to(outside / "sub")
+    with pytest.raises(ValueError, match=r"'sub/config\.json' leaves the folder"):
+        standalone.apply(tmp_path / "current", tmp_path / "delta")
+    assert (outside / "theirs.txt").read_text() == "theirs"
+    (tmp_path / "one/sub").unlink()
+    (outside / "sub").rename(tmp_path / "one/sub")
+    assert standalone.apply(tmp_path / "current", tmp_path / "delta")
+    assert (tmp_path / "current").readlink() == Path("one")
+    assert same(tmp_path / "one", tmp_path / "two")
+
+
+def test_the_command_finishes_what_was_interrupted_between_two_renames(
+    tmp_path: Path, place: Place
+) -> None:
+    make(tmp_path)
+    (tmp_path / "one").rename(tmp_path / ".one.old")
+    shutil.copytree(tmp_path / "two", tmp_path / ".one.new")
+    done = place.run("apply", str(tmp_path / "one"), str(tmp_path / "delta"))
+    assert done.code == 0, done.err
+    assert same(tmp_path / "one", tmp_path / "two")
+    done = place.run("apply", str(tmp_path / "none"), str(tmp_path / "delta"))
+    assert (done.code, "is not the version that the delta begins with" in done.err) == (1, True)

@@ -108,7 +108,7 @@ def _to_json(done: Exported) -> dict[str, object]:
 
 
 @click.command()
-@click.argument("folder", required=False, type=FOLDER)
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.argument("delta", required=False, type=FOLDER)
 @click.pass_context
 def apply(ctx: click.Context, folder: Path | None, delta: Path | None) -> None:
@@ -127,7 +127,7 @@ def apply(ctx: click.Context, folder: Path | None, delta: Path | None) -> None:
         raise click.UsageError("name the folder of a model, and a delta", ctx)
     try:
         changed = standalone.apply(folder, delta)
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, OSError) as e:
         hint = "export a delta --since the version that lies there"
         raise InputError(f"the delta can't be applied: {e}", where=str(delta), hint=hint) from None
     click.echo(f"{folder} is the new version" + ("" if changed else " already"))
