@@ -148,27 +148,33 @@ class Place:
     cache: Path
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of commands."""
+        ours = {"OLIVEBUILD_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"}
+        return os.environ | ours | self.environment
+
     def start(self, *arguments: str, err: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Start a command: a fork of a server that has its modules, where that makes no
-        difference.
-        """
-        environment = (
-            os.environ
-            | {"OLIVEBUILD_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"}
-            | self.environment
-        )
-        if forks.CAN and (fork := forks.start(arguments, self.folder, environment, err=err)):
-            return fork
+        """Start a command as a process of its own, and so its workers."""
         command = [sys.executable, "-m", "olivebuild", *arguments]
-        pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=pipe, stderr=err, text=True
+            command,
+            cwd=self.folder,
+            env=self.variables,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
         )
 
-    def run(self, *arguments: str) -> Done:
-        process = self.start(*arguments)
-        out, err = process.communicate()
-        return Done(process.returncode, out, err)
+    def run(self, *arguments: str, err: int = subprocess.PIPE) -> Done:
+        """Run a command: a fork of a server that has its modules, where that is no other thing."""
+        process: subprocess.Popen[str] | None = None
+        if forks.CAN:
+            process = forks.start(arguments, self.folder, self.variables, err=err)
+        if process is None:
+            process = self.start(*arguments, err=err)
+        out, text = process.communicate()
+        return Done(process.returncode, out, text)
 
     def build(self, *arguments: str) -> Done:
         return self.run("build", "--json", *arguments)

@@ -240,20 +240,18 @@ def session(text: str) -> list[tuple[str, list[str]]]:
 def run(command: str, place: Place) -> str:
     """Return what a command prints, `olivebuild` being the one that is tested."""
     words = shlex.split(command)
-    process = (
-        place.start(*words[1:], err=subprocess.STDOUT)
-        if words[0] == "olivebuild"
-        else subprocess.Popen(
-            ["sh", "-c", command],
-            cwd=place.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    )
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return output
+    if words[0] == "olivebuild":
+        ended = place.run(*words[1:], err=subprocess.STDOUT)
+        assert ended.code == 0, ended.out
+        return ended.out
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=place.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def agrees(output: str, expected: list[str]) -> bool:
