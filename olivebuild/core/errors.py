@@ -67,6 +67,10 @@ class BuildError(Exception):
         self.hint = hint
         self.target = target
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it cross processes whole, as pools and schedulers of tasks send it."""
+        return _unpickled, (type(self), self.fact, vars(self))
+
     def to_json(self) -> dict[str, object]:
         """The error as a worker sends it to its parent."""
         where = self.where
@@ -83,6 +87,12 @@ class BuildError(Exception):
         }
         kind = family.get(str(data.get("error")), StepError)
         return kind(str(data["fact"]), where=where, hint=str(data.get("hint", "")), target=target)
+
+
+def _unpickled(kind: type[BuildError], fact: str, state: dict[str, object]) -> BuildError:
+    error = kind.__new__(kind, fact)
+    vars(error).update(state)
+    return error
 
 
 class Damaged(Exception):

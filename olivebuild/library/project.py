@@ -11,6 +11,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from olivebuild.api.event import Event, Listener
+from olivebuild.core.streams import json_text
 from olivebuild.library.executors import BuildOptions, open_executor
 from olivebuild.library.results import Plan, PlannedTarget, Report, Result, Target
 from olivebuild.planner import project as projects
@@ -25,21 +26,28 @@ def open(  # noqa: A001
 ) -> Project:
     """Return the project of a recipe: `olivebuild.yaml` in `folder`, or another `file` there.
 
-    `settings` override fields of the recipe, as `--set` does: `{"adapter.training.lr": 2e-4}`.
-    Raises BuildError for a recipe that can't be read.
+    `settings` override fields of the recipe: `{"adapter.training.lr": 2e-4}`, whose values are of
+    the fields' types, or words as `--set` takes them. Raises BuildError for a recipe that can't be
+    read.
     """
     return Project(Path(folder).absolute(), file, _words(settings))
 
 
 def _words(settings: Settings) -> tuple[str, ...]:
+    """Return settings as `--set` takes them: a text in quotes, or "1" would be a number."""
+    if isinstance(settings, str):
+        return (settings,)
     if isinstance(settings, Mapping):
-        from olivebuild.core.streams import json_text
-
-        return tuple(
-            f"{field}={value if isinstance(value, str) else json_text(value)}"
-            for field, value in settings.items()
-        )
+        return tuple(f"{field}={json_text(value)}" for field, value in settings.items())
     return tuple(settings)
+
+
+def _names(targets: Sequence[str]) -> Sequence[str]:
+    """Return names of targets. Raises TypeError for what is none: a list of them, a Target."""
+    for name in targets:
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is no name of a target: write plan('a', 'b')")
+    return targets
 
 
 class Project:
@@ -86,7 +94,7 @@ class Project:
         from olivebuild.planner.checks.all_checks import problems
 
         with self._opened() as project:
-            plan = self._planned(project, project.graph.goals(targets))
+            plan = self._planned(project, project.graph.goals(_names(targets)))
             findings = problems(project.planner, plan)
             return Plan(
                 targets=tuple(PlannedTarget.of(project, plan, name) for name in plan.targets),
@@ -110,13 +118,16 @@ class Project:
 
         The options are those of the command. `on_event` is called with each event, in this thread.
         A gate that is missed is no error: `Result.ships` says so. Ctrl-C ends the steps in order.
-        Raises BuildError for a target that fails, and an ExceptionGroup for several.
+        What `on_event` raises ends the build, and is raised. Raises BuildError for a target that
+        fails, and an ExceptionGroup for several; ValueError for less than no jobs.
         """
+        if jobs < 0:
+            raise ValueError(f"jobs is {jobs}: nothing would ever start")
         options = BuildOptions(
             jobs=jobs,
             keep_going=keep_going,
             resources=tuple(f"{name}={amount}" for name, amount in (resources or {}).items()),
-            log_to=tuple(log_to),
+            log_to=(log_to,) if isinstance(log_to, str) else tuple(log_to),
             executor=executor,
             decide=decide,
         )
@@ -157,7 +168,7 @@ class Project:
 
         lines: list[str] = []
         with self._opened() as project:
-            goals = project.graph.goals(targets)
+            goals = project.graph.goals(_names(targets))
             display = nullcontext(listen)
             outcome = building.run(project, goals, options, executor, display, lines.append)
             report = outcome.report

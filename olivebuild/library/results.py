@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import pyarrow
 
     from olivebuild.library.building import BuildOutcome
+
+
+_DRAWING = threading.Lock()
 
 
 class PlannedTarget(Struct, frozen=True, kw_only=True):
@@ -220,7 +224,8 @@ def drawn(show: Callable[[], None]) -> str:
     """Return what is shown meanwhile on standard output as HTML."""
     from olivebuild.ui.console import recorded
 
-    with recorded() as console:
+    # What is printed goes elsewhere meanwhile, for all threads: one at a time.
+    with _DRAWING, recorded() as console:
         show()
     code = '<pre style="font-family:Menlo,Consolas,monospace;line-height:1.4">{code}</pre>'
     return str(console.export_html(inline_styles=True, code_format=code))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,71 @@ def test_names_are_those_of_the_types() -> None:
         assert getattr(ob, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         _ = ob.opne  # type: ignore[attr-defined]
+
+
+def test_a_setting_is_what_its_value_is(folder: Path) -> None:
+    """A text stays one, though it looks like a number or a list in YAML."""
+    for value in ("1", "true", "[1]", "a: b", "ünï 😀", "two words", "#"):
+        assert ob.open(folder, settings={"a.run": value}).plan("a").stale == ("a",)
+    with pytest.raises(ob.BuildError, match="input should be a valid string"):
+        ob.open(folder, settings={"a.run": 1}).plan("a")
+
+
+def test_what_is_no_name_or_number_is_told(folder: Path) -> None:
+    project = ob.open(folder, settings='a.outputs={"x": "x.txt"}')
+    with pytest.raises(TypeError, match=r"\['a', 'b'\] is no name of a target"):
+        project.build(["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is no name of a target"):
+        project.plan(project["a"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="jobs is -1"):
+        project.build(jobs=-1)
+    with pytest.raises(ob.BuildError, match="'nowhere' is no place to log to"):
+        project.build(log_to="nowhere")
+
+
+def test_errors_cross_processes(folder: Path) -> None:
+    (folder / "olivebuild.yaml").write_text(FAILING)
+    with pytest.raises(ob.BuildError) as caught:
+        ob.open(folder).build("a")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert type(copy) is type(caught.value)
+    assert (str(copy), vars(copy)) == (str(caught.value), vars(caught.value))
+    assert copy.__notes__ == caught.value.__notes__
+
+
+@pytest.mark.parametrize("name", ["plan", "started", "finished"])
+def test_what_a_listener_raises_ends_the_build_and_leaves_nothing_locked(
+    folder: Path, name: str
+) -> None:
+    project = ob.open(folder)
+
+    def listen(event: ob.Event) -> None:
+        if event.name == name:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        project.build(on_event=listen)
+    result = project.build()
+    assert {*result.ran, *result.fresh} == {"a", "b", "c"}
+    assert (project["c"].path / "z.txt").read_text() == "input"
+
+
+def test_threads_build_and_draw_at_once(folder: Path) -> None:
+    """Two builds of one recipe, one of another: each step runs once, and output is whole."""
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    (other / "in.txt").write_text("other")
+    out = sys.stdout
+
+    def work(place: Path) -> tuple[str, ...]:
+        result = ob.open(place).build()
+        pages = {result._repr_html_() for _ in range(20)}
+        assert len(pages) == 1
+        assert "<pre" in pages.pop()
+        return result.ran
+
+    with ThreadPoolExecutor(3) as threads:
+        ran = list(threads.map(work, (folder, folder, other)))
+    assert sorted(ran[0] + ran[1]) == ["a", "b", "c"]
+    assert ran[2] == ("a", "b", "c")
+    assert sys.stdout is out
