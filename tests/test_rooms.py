@@ -75,6 +75,7 @@ NOT_MODULES = {
     "olivebuild.lock": "a file",
     "olivebuild.recipe.schema.json": "a file",
     "olivebuild.seen": "a key of click's context",
+    "olivebuild.sha256": "a tag of Azure ML's",
     "olivebuild.target": "a tag of MLflow's",
     "olivebuild.yaml": "a file",
 }

@@ -29,6 +29,8 @@ from olivebuild.exporters.layouts import table
 from olivebuild.exporters.layouts.names import FOLDER
 from olivebuild.exporters.layouts.origin import Origin, Written
 from olivebuild.exporters.manifest import ExportManifest
+from olivebuild.exporters.push.pushing import Pusher
+from olivebuild.exporters.push.records import Export, Pushed
 from olivebuild.exporters.shipments import Shipment
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
@@ -44,7 +46,8 @@ class Exported(Struct, frozen=True, kw_only=True):
 
     target: str
     digest: str
-    place: Path
+    place: Path | None
+    """None where it was pushed alone."""
     size: int
     files: int
     delta: delta.DeltaSize | None = None
@@ -53,26 +56,30 @@ class Exported(Struct, frozen=True, kw_only=True):
     judged: bool = True
     """A gate of the recipe judges it."""
     notes: tuple[str, ...] = ()
-    """What the layout has to say."""
+    """What layout and push have to say."""
+    pushed: Pushed | None = None
 
 
 def export(
     project: Project,
     target: str,
-    place: Path,
+    place: Path | None,
     *,
     force: bool = False,
     since: Path | None = None,
     layout: str = FOLDER,
     options: Mapping[str, str] | None = None,
+    push: Pusher | None = None,
 ) -> Exported:
     """Export a target that is in build/.
 
     `since`: only what has changed since an earlier export, by its folder or manifest. `layout` is
-    one of layouts/table.py, and `options` are its own. Raises GateError where gates are not met and
-    not `force`, StoreError and InputError.
+    one of layouts/table.py, and `options` are its own. `push`: all of it is pushed there before it
+    appears in its place; without a place it is pushed alone. Raises GateError where gates are not
+    met and not `force`, StoreError and InputError.
     """
-    _check_free(place)
+    if place:
+        _check_free(place)
     form = table.check(layout, project.graph.targets[target].kind, target)
     plan = project.planner.plan([target, *_judges(project, target)])
     lineage = lineage_of(project, plan, target)
@@ -84,9 +91,8 @@ def export(
             hint="mend it, or --force exports it with that on its card",
         )
     old = _old(since) if since else None
-    suffix = archive.suffix_of(place)
-    name = place.name.removesuffix(suffix)
-    with _staging(place) as staging:
+    pushed = None
+    with _staging(project, place) as staging:
         whole = staging / "whole"
         whole.mkdir()
         origin = _origin(project, plan, lineage, options or {})
@@ -97,26 +103,21 @@ def export(
             result = staging / "delta"
             result.mkdir()
             size = delta.write(old, contents, whole, result)
+        if push:
+            pushed = push.push(_to_push(contents, whole))
         files = sum(1 for path in result.rglob("*") if path.is_file())
-        if suffix:
+        if place and (suffix := archive.suffix_of(place)):
             packed = staging / f"packed{suffix}"
-            archive.pack(result, packed, suffix=suffix, name=name)
+            archive.pack(result, packed, suffix=suffix, name=place.name.removesuffix(suffix))
             result = packed
-        total = sum(
-            p.stat().st_size for p in ([result] if suffix else result.rglob("*")) if p.is_file()
-        )
-        os.rename(result, place)
-    shipments.append(
-        history_of(project).file,
-        Shipment(
-            target=target,
-            digest=contents.digest,
-            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            place=place.name,
-            delta=bool(old),
-            doubts=doubts,
-        ),
-    )
+        total = sum(p.stat().st_size for p in [result, *result.rglob("*")] if p.is_file())
+        if place:
+            os.rename(result, place)
+    for where in [
+        *([place.name] if place else []),
+        *([pushed.text] if pushed and pushed.new else []),
+    ]:
+        _record(project, contents, where, doubts, is_delta=bool(old) and place is not None)
     return Exported(
         target=target,
         digest=contents.digest,
@@ -126,7 +127,39 @@ def export(
         delta=size,
         doubts=doubts,
         judged=bool(_judges(project, target)),
-        notes=written.notes,
+        notes=(*written.notes, *(pushed.notes if pushed else ())),
+        pushed=pushed,
+    )
+
+
+def _to_push(contents: ExportManifest, folder: Path) -> Export:
+    return Export(
+        folder=str(folder),
+        target=contents.target,
+        digest=contents.digest,
+        version=contents.version,
+    )
+
+
+def _record(
+    project: Project,
+    contents: ExportManifest,
+    where: str,
+    doubts: tuple[str, ...],
+    *,
+    is_delta: bool,
+) -> None:
+    """Write down what was shipped to where."""
+    shipments.append(
+        history_of(project).file,
+        Shipment(
+            target=contents.target,
+            digest=contents.digest,
+            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            place=where,
+            delta=is_delta,
+            doubts=doubts,
+        ),
     )
 
 
@@ -255,7 +288,14 @@ def _check_free(place: Path) -> None:
 
 
 @contextmanager
-def _staging(place: Path) -> Iterator[Path]:
-    """Yield a folder beside the place, which is gone afterwards."""
+def _staging(project: Project, place: Path | None) -> Iterator[Path]:
+    """Yield a folder beside the place, or in the cache, which is gone afterwards."""
+    if place is None:
+        scratch = project.planner.store.scratch("push")
+        try:
+            yield scratch
+        finally:
+            project.planner.store.discard(scratch)
+        return
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as name:
         yield Path(name)

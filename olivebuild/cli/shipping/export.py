@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
 from olivebuild.cli.completion import complete_targets
 from olivebuild.cli.options import JSON, check_no_target, open_all, recipe_options
@@ -16,6 +18,7 @@ from olivebuild.exporters.layouts.names import LAYOUTS
 
 if TYPE_CHECKING:
     from olivebuild.exporters.export import Exported
+    from olivebuild.exporters.push.pushing import Pusher
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 PLACE = click.argument("place", metavar="DEST", required=False, type=click.Path(path_type=Path))
@@ -41,16 +44,23 @@ PLACE = click.argument("place", metavar="DEST", required=False, type=click.Path(
     + ".",
 )
 @click.option("--force", is_flag=True, help="Export it though its gates are not met.")
+@click.option(
+    "--push",
+    metavar="PLACE",
+    help="Push it there, too: hf:OWNER/NAME[@BRANCH], or azureml://.../workspaces/W/models/N.",
+)
+@click.option("--public", is_flag=True, help="A repository that --push makes is not private.")
 @JSON
 @click.pass_context
 def export(
     ctx: click.Context,
+    /,
     target: str | None,
     place: Path | None,
-    since: Path | None,
-    layout: str,
-    force: bool,
     as_json: bool,
+    push: str | None,
+    public: bool,
+    **options: Any,
 ) -> None:
     """Export a target of build/ with all that it takes to run it, its card and licences.
 
@@ -61,15 +71,21 @@ def export(
     olivebuild export onnx-int4 ../tone-1
     olivebuild export onnx-int4 ../tone-2.zip
     olivebuild export onnx-int4 ../tone-1-to-2 --since ../tone-1
+    olivebuild export onnx-int4 --push hf:me/tone
     """
     from olivebuild.exporters.export import export as run
 
-    if target is None or place is None:
+    if target is None or (place is None and push is None):
         check_no_target(ctx, "export")
         raise click.UsageError("name a target, and where to put it", ctx)
+    if options["since"] and place is None:
+        raise click.UsageError("--since is for DEST: a push is whole", ctx)
+    if public and not push:
+        raise click.UsageError("--public is for --push", ctx)
     project = open_all(ctx)
     name = project.graph.one(target)
-    done = run(project, name, place.absolute(), force=force, since=since, layout=layout)
+    with _pusher(push, public=public) as pusher:
+        done = run(project, name, place and place.absolute(), push=pusher, **options)
     project.workspace.memo.save()
     if as_json:
         click.echo(json.dumps(_to_json(done), indent=2))
@@ -77,7 +93,17 @@ def export(
         _show(done, place)
 
 
-def _show(done: Exported, place: Path) -> None:
+def _pusher(text: str | None, *, public: bool) -> AbstractContextManager[Pusher | None]:
+    """Return what pushes to a place; nothing without one."""
+    if text is None:
+        return nullcontext()
+    from olivebuild.exporters.push.place import parse
+    from olivebuild.exporters.push.pushing import Pusher
+
+    return Pusher(parse(text, public=public))
+
+
+def _show(done: Exported, place: Path | None) -> None:
     from olivebuild.core.text import size
 
     for doubt in done.doubts:
@@ -90,20 +116,27 @@ def _show(done: Exported, place: Path) -> None:
     if done.delta:
         share = done.delta.delta / max(done.delta.whole, 1)
         files = f"{size(done.delta.delta)} for {size(done.delta.whole)} ({share:.2f} of it)"
-    click.echo(f"exported {done.target} ({done.digest[:12]}) to {place}: {files}")
+    what = f"{done.target} ({done.digest[:12]})"
+    if place:
+        click.echo(f"exported {what} to {place}: {files}")
+    if pushed := done.pushed:
+        click.echo(f"pushed {what} to {pushed.text}" + ("" if pushed.new else ": there already"))
+        click.echo(f"  {pushed.url}")
 
 
 def _to_json(done: Exported) -> dict[str, object]:
     answer: dict[str, object] = {
         "target": done.target,
         "digest": done.digest,
-        "place": str(done.place),
+        "place": str(done.place) if done.place else None,
         "size": done.size,
         "files": done.files,
         "doubts": list(done.doubts),
     }
     if done.delta:
         answer |= {"delta": done.delta.delta, "whole": done.delta.whole}
+    if done.pushed:
+        answer["pushed"] = to_builtins(done.pushed)
     return answer
 
 

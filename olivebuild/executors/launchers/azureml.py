@@ -77,7 +77,10 @@ class AzureML:
     def _client(self) -> Any:
         """Raises InputError where azure-ai-ml is not installed, or nobody is signed in."""
         if self._opened is None:
-            self._opened = _client(self._settings)
+            settings = self._settings
+            self._opened = open_client(
+                settings.subscription, settings.resource_group, settings.workspace
+            )
         return self._opened
 
     def datastore_url(self) -> str:
@@ -85,7 +88,7 @@ class AzureML:
         name = self._settings.datastore
         datastores = self._client.datastores
         what = f"the datastore {name or 'of the workspace'}"
-        store = _asked(lambda: datastores.get(name) if name else datastores.get_default(), what)
+        store = asked(lambda: datastores.get(name) if name else datastores.get_default(), what)
         account, container = (
             getattr(store, "account_name", ""),
             getattr(store, "container_name", ""),
@@ -104,14 +107,14 @@ class AzureML:
         name = self._settings.compute
         if not name:
             return ""
-        compute = _asked(lambda: _or_none(lambda: self._client.compute.get(name)), name)
+        compute = asked(lambda: or_none(lambda: self._client.compute.get(name)), name)
         if compute is None:
             return f"the workspace {self._settings.workspace} has no compute {name}"
         size = str(getattr(compute, "size", None) or "")
         if not size:
             # Kubernetes: what its nodes have is the cluster's business.
             return ""
-        sizes = _asked(lambda: self._client.compute.list_sizes(location=compute.location), name)
+        sizes = asked(lambda: self._client.compute.list_sizes(location=compute.location), name)
         machine = next((s for s in sizes if str(s.name).lower() == size.lower()), None)
         return _too_large(needs, machine, f"{name} has {size}") if machine else ""
 
@@ -140,7 +143,7 @@ class AzureML:
             loaded = load_job(str(file))
             # The variables are secrets, and no file has them.
             loaded.environment_variables |= variables
-            _asked(lambda: client.jobs.create_or_update(loaded), f"the job {name}")
+            asked(lambda: client.jobs.create_or_update(loaded), f"the job {name}")
 
     def state(self, name: str) -> JobState:
         """Raises BuildError where the workspace can't be asked for a while."""
@@ -155,7 +158,7 @@ class AzureML:
 
     def cancel(self, name: str) -> None:
         self._seen.pop(name, None)
-        _asked(lambda: _or_none(lambda: self._client.jobs.begin_cancel(name)), f"the job {name}")
+        asked(lambda: or_none(lambda: self._client.jobs.begin_cancel(name)), f"the job {name}")
 
     def _job(self, name: str) -> Any:
         """Return a job, as it was a few seconds ago at most; None where there is none."""
@@ -163,7 +166,7 @@ class AzureML:
         if seen and now - seen[0] < self._pause:
             return seen[1]
         try:
-            job = _asked(lambda: _or_none(lambda: self._client.jobs.get(name)), f"the job {name}")
+            job = asked(lambda: or_none(lambda: self._client.jobs.get(name)), f"the job {name}")
         except BuildError:
             # A service that does not answer now stops no job.
             if seen and now - seen[0] < PATIENCE:
@@ -196,7 +199,7 @@ def _too_large(needs: Needs, machine: Any, what: str) -> str:
     return ""
 
 
-def _asked(work: Callable[[], Any], what: str) -> Any:
+def asked(work: Callable[[], Any], what: str) -> Any:
     """Return what the service answers. Raises InputError."""
     from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import AzureError
@@ -207,7 +210,7 @@ def _asked(work: Callable[[], Any], what: str) -> Any:
         raise of_azure(e, what) from None
 
 
-def _or_none(work: Callable[[], Any]) -> Any:
+def or_none(work: Callable[[], Any]) -> Any:
     """Return what the service answers; None where it has no such thing."""
     from azure.core.exceptions import ResourceNotFoundError
 
@@ -217,8 +220,8 @@ def _or_none(work: Callable[[], Any]) -> Any:
         return None
 
 
-def _client(settings: Settings) -> Any:
-    """Raises InputError."""
+def open_client(subscription: str, resource_group: str, workspace: str) -> Any:
+    """Return azure-ai-ml's client of a workspace. Raises InputError."""
     import logging
 
     try:
@@ -226,7 +229,7 @@ def _client(settings: Settings) -> Any:
         from azure.identity import DefaultAzureCredential
     except ModuleNotFoundError as e:
         raise InputError(
-            f"an Azure ML executor needs the library {e.name}, which is not installed", hint=EXTRA
+            f"Azure ML needs the library {e.name}, which is not installed", hint=EXTRA
         ) from None
     # What they try and why it fails is told at length, with the names of tenants.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
@@ -235,10 +238,11 @@ def _client(settings: Settings) -> Any:
     os.environ["GIT_DIR"] = os.devnull
     return MLClient(
         DefaultAzureCredential(exclude_interactive_browser_credential=True),
-        settings.subscription,
-        settings.resource_group,
-        settings.workspace,
+        subscription,
+        resource_group,
+        workspace,
         enable_telemetry=False,
+        show_progress=False,
         **_transport(os.environ.get(MANAGEMENT, "").rstrip("/")),
     )
 

@@ -1,0 +1,1 @@
+"""Pushes of exports: to the Hugging Face hub and to Azure ML, each by a process of its own."""
