@@ -62,6 +62,15 @@ def test_a_step_that_fails_says_so_in_its_words(steps: RemoteSteps) -> None:
     assert "because" in steps.log.read_text()
 
 
+def test_a_step_whose_time_is_up_says_so_and_is_not_begun_again(steps: RemoteSteps) -> None:
+    action = steps.action("echo begun; sleep 600")
+    needs = SiteRequirements(needs=Needs(seconds=2))
+    outcome = steps.run(action._replace(elsewhere=needs))
+    assert isinstance(outcome.error, StepError)
+    assert outcome.error.fact.endswith("on box (local) (its `time:` of 2.0 s is up)")
+    assert steps.log.read_text().count("begun") == 1
+
+
 def test_what_a_site_can_never_do_is_said_before(steps: RemoteSteps) -> None:
     executor = steps.executor()
     refused = executor.refusals(
