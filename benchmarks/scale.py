@@ -55,6 +55,8 @@ from olivebuild.recipe.lockfile import Lockfile
 
 CHAIN = tuple(inputs.KINDS.values())
 """The kinds of targets that follow each other."""
+PROGRESS = 5000
+"""Targets after which it is told how far a build is."""
 REPLACED = "olivebuild.engine.remote.cache.TransferProcess"
 
 
@@ -150,8 +152,15 @@ def simulate(
     transfer = SimulatedTransfer(bucket, planner.store, clock, measured, names)
     bucket.requests.clear()
 
+    count = 0
+
     def listen(event: Event) -> None:
-        """Nobody looks."""
+        nonlocal count
+        count += event.name in ("finished", "restored")
+        if event.name in ("finished", "restored") and count % PROGRESS == 0:
+            computed, memory = clock.computed, host.peak_rss() / 1e6
+            told = f"{count} targets: {clock.now:.0f} s, computed {computed:.0f} s, {memory:.0f} MB"
+            print(told, file=sys.stderr, flush=True)
 
     with slow_disk(clock, measured.fsync) as synced:
         with (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from olivebuild.api.event import Event
+from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import State, Verdict
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from olivebuild.metrics.early_decision import Standing
 
 
-class BuildReport(Struct, kw_only=True):
+class BuildReport(Struct, dict=True, kw_only=True):
     """Record of a build: targets in the order in which it happened."""
 
     goals: list[str]
@@ -33,6 +35,17 @@ class BuildReport(Struct, kw_only=True):
     """Benchmarks that `--decide` ended before their tables were made."""
     seconds: float = 0.0
     """Wall time."""
+
+    @cached_property
+    def _listed(self) -> dict[str, set[str]]:
+        return {"ran": set(self.ran), "restored": set(self.restored)}
+
+    def touch(self, node: Node, what: Literal["ran", "restored"]) -> None:
+        """Take note that a node ran or was restored."""
+        self.touched.add(node.name)
+        if node.target not in self._listed[what]:
+            self._listed[what].add(node.target)
+            (self.ran if what == "ran" else self.restored).append(node.target)
 
     @property
     def fresh(self) -> list[str]:

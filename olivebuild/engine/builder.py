@@ -321,9 +321,7 @@ class Builder:
             self._note(node, f"the cached result is damaged ({e}): it is built again")
             return {node.name}
         remember(planner.workspace, state, state.reasons)
-        if node.target not in self.report.restored:
-            self.report.restored.append(node.target)
-        self.report.touched.add(node.name)
+        self.report.touch(node, "restored")
         self._say("restored", node, seconds=time.monotonic() - start)
         return {node.name}
 
@@ -354,10 +352,8 @@ class Builder:
         Commit(self.planner, running, outcome, lambda text: self._note(node, text)).run()
         if self._remote and self.report.plan:
             self._remote.upload(self.planner, self.report.plan, [node.name])
-        self.report.touched.add(node.name)
+        self.report.touch(node, "ran")
         self._say("finished", node, seconds=outcome.seconds)
-        if node.target not in self.report.ran:
-            self.report.ran.append(node.target)
 
     # After the loop
 

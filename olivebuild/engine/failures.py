@@ -103,6 +103,6 @@ class Failures:
             users = [
                 user for _, user in self._planner.graph.users.get(name, ()) if user in plan.states
             ]
-            is_goal = plan.states[name].node.target in plan.goals
+            is_goal = plan.states[name].node.target in plan.goal_set
             if users and not is_goal and self._names.issuperset(users):
                 self._names.add(name)

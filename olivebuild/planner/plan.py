@@ -74,6 +74,10 @@ class Plan(Struct, dict=True, kw_only=True):
         ]
 
     @cached_property
+    def goal_set(self) -> frozenset[str]:
+        return frozenset(self.goals)
+
+    @cached_property
     def by_target(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
         for name, state in self.states.items():
@@ -232,7 +236,7 @@ class Planner(Struct, dict=True, kw_only=True):
         That is known when it is known which of the nodes that wait will run.
         """
         node = self.graph.nodes[name]
-        is_wanted = name == node.target and (not node.lazy or node.target in plan.goals)
+        is_wanted = name == node.target and (not node.lazy or node.target in plan.goal_set)
         demand = expected = Demand.FOLDER if is_wanted else Demand.NOTHING
         for edge, user in self.graph.users[name]:
             state = plan.states.get(user)

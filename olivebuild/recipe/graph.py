@@ -75,7 +75,7 @@ class Graph(Struct, dict=True):
         A lazy target is a goal only if nothing else is made from it.
         """
         eager = [name for name, target in self.targets.items() if not target.lazy]
-        below = self.targets_below(eager)
+        below = set(self.targets_below(eager))
         return [*eager, *(name for name in self.targets if name not in below)]
 
     def goals(self, names: Iterable[str]) -> list[str]:
