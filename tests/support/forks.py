@@ -117,6 +117,9 @@ def start(
     differing = {n for n in {*environment, *before} if environment.get(n) != before.get(n)}
     if any(not n.startswith(FREE) if heavy else n.startswith(READ_AT_START) for n in differing):
         return None
+    if not folder.is_absolute():
+        # The server stands elsewhere.
+        return None
     os.umask(umask := os.umask(0))
     request = {
         "arguments": arguments,
