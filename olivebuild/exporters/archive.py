@@ -17,8 +17,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def suffix_of(place: Path) -> str:
-    """Return the suffix that makes a destination an archive; "" for a folder."""
-    return next((suffix for suffix in SUFFIXES if place.name.endswith(suffix)), "")
+    """Return the suffix that makes a destination an archive, however written; "" for a folder."""
+    return next((suffix for suffix in SUFFIXES if place.name.lower().endswith(suffix)), "")
 
 
 def pack(folder: Path, out: Path, *, suffix: str, name: str) -> None:

@@ -19,11 +19,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from olivebuild import __version__
-from olivebuild.core.errors import GateError, InputError, StoreError
+from olivebuild.core.errors import GateError, InputError
 from olivebuild.engine.provenance import slsa
 from olivebuild.engine.provenance.lineage import Lineage, lineage_of
 from olivebuild.engine.recorder import history_of
-from olivebuild.exporters import archive, delta, manifest, shipments
+from olivebuild.exporters import archive, delta, destination, manifest, shipments
 from olivebuild.exporters.card import card
 from olivebuild.exporters.layouts import table
 from olivebuild.exporters.layouts.names import FOLDER
@@ -79,7 +79,7 @@ def export(
     met and not `force`, StoreError and InputError.
     """
     if place:
-        _check_free(place)
+        destination.check(project, place)
     form = table.check(layout, project.graph.targets[target].kind, target)
     plan = project.planner.plan([target, *_judges(project, target)])
     lineage = lineage_of(project, plan, target)
@@ -108,7 +108,7 @@ def export(
         files = sum(1 for path in result.rglob("*") if path.is_file())
         if place and (suffix := archive.suffix_of(place)):
             packed = staging / f"packed{suffix}"
-            archive.pack(result, packed, suffix=suffix, name=place.name.removesuffix(suffix))
+            archive.pack(result, packed, suffix=suffix, name=place.name[: -len(suffix)])
             result = packed
         total = sum(p.stat().st_size for p in [result, *result.rglob("*")] if p.is_file())
         if place:
@@ -276,15 +276,6 @@ def _old(since: Path) -> delta.Old:
         delta.check_folder(contents, folder)
     text = ((since / manifest.NAME) if folder else since).read_bytes()
     return delta.Old(contents, text, folder)
-
-
-def _check_free(place: Path) -> None:
-    """Raise StoreError where something lies in the place already, or can't."""
-    if os.path.lexists(place):
-        hint = "name a new place, or delete that one first"
-        raise StoreError("there is something already", where=str(place), hint=hint)
-    if not place.parent.is_dir():
-        raise StoreError("its folder is not there", where=str(place), hint="make it first")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from olivebuild.exporters import manifest, shipments
 from olivebuild.exporters.export import export
 from tests.conftest import Place
 from tests.support import pretend
+from tests.support.mounts import memory_disk
 from tests.support.verifiers import check_statement
 
 MET = 'gates: ["accuracy >= 0.2", "size <= 150MB"]'
@@ -119,14 +120,46 @@ def test_nothing_is_overwritten(built: Place, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+REFUSED_PLACES = {
+    "work/build/onnx-int4/out": "builds replace and delete what lies in build/",
+    "work/build/out": "builds replace and delete what lies in build/",
+    "work/.olivebuild/out.zip": r"builds replace and delete what lies in \.olivebuild/",
+    "cache/out": "builds replace and delete what lies in the cache",
+    "link/out": "builds replace and delete what lies in build/",
+    "out.tar.xz": "archives of that form are not written",
+    "out.7Z": "archives of that form are not written",
+    ".tar.gz": "an archive needs a name",
+    ".ZIP": "an archive needs a name",
+}
+
+
+def test_places_where_it_would_not_stay_or_mislead(built: Place, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("work/build")
+    project = pretend.opened(built)
+    for where, why in REFUSED_PLACES.items():
+        with pytest.raises(BuildError, match=why):
+            export(project, "onnx-int4", tmp_path / where)
+        assert not (tmp_path / where).exists()
+
+
+def test_a_full_disk_leaves_nothing(built: Place, tmp_path: Path) -> None:
+    with memory_disk(tmp_path / "disk", 48 << 10):
+        (tmp_path / "disk/ballast").write_bytes(bytes(28 << 10))
+        done = built.run("export", "onnx-int4", str(tmp_path / "disk/out.zip"))
+        assert (done.code, "Traceback" in done.err) == (1, False)
+        assert "no room is left on the disk" in done.err
+        assert os.listdir(tmp_path / "disk") == ["ballast"]
+    assert "shipped" not in built.run("history").out
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip", ".ZIP"])
 def test_archives_hold_one_folder(built: Place, tmp_path: Path, suffix: str) -> None:
     one, two = tmp_path / f"tone{suffix}", tmp_path / f"two/tone{suffix}"
     two.parent.mkdir()
     for place in (one, two):
         export(pretend.opened(built), "onnx-int4", place)
     assert one.read_bytes() == two.read_bytes()
-    if suffix == ".zip":
+    if suffix.lower() == ".zip":
         names = zipfile.ZipFile(one).namelist()
     else:
         with tarfile.open(one) as archive:
