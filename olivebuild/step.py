@@ -1,6 +1,6 @@
 """Names that kinds of other packages imported before 0.1; they are in `olivebuild.api` now.
 
-This file goes with the release after 0.1.
+This file goes with 0.2.
 """
 
 import warnings
@@ -28,4 +28,6 @@ __all__ = [
     "step_of",
 ]
 
-warnings.warn("import from olivebuild.api, not olivebuild.step", DeprecationWarning, stacklevel=2)
+warnings.warn(
+    "import from olivebuild.api: olivebuild.step goes with 0.2", DeprecationWarning, stacklevel=2
+)

@@ -19,6 +19,7 @@ KINDS = {
     "g++": "a compiler of C++",
     "gcc": "a compiler of C",
     "git": "git",
+    "index": "an index of packages that pip reaches",
     "lm_eval": "the language model evaluation harness: pip install lm-eval",
     "mounts": "the right to mount a file system, which root has",
     "npm": "the packages of examples/apps/web, installed globally by npm",
