@@ -20,9 +20,9 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
         "$(grep '^torch==' /constraints.txt)" \
     && pip install --no-cache-dir --constraint /constraints.txt \
         "$(ls /wheels/olivebuild-*.whl)[build]"
-# Any user may run it: `--user` names one that has no home here.
+# Any user may run it: `--user` names one that has neither a name nor a home here.
 RUN mkdir --mode 1777 /cache /work /home/olivebuild
-ENV HOME=/home/olivebuild OLIVEBUILD_CACHE=/cache
+ENV HOME=/home/olivebuild LOGNAME=olivebuild OLIVEBUILD_CACHE=/cache
 USER 1000
 WORKDIR /work
 VOLUME /cache
