@@ -12,8 +12,8 @@ import nox
 nox.needs_version = ">=2024.4"
 nox.options.sessions = ["lint", "types", "fast"]
 nox.options.default_venv_backend = "none" if os.environ.get("OLIVEBUILD_NOX_HERE") else "venv"
-AT_ONCE = ("-n", "auto")
-"""A test at a time needs one core."""
+AT_ONCE = ("-n", "auto", "--dist", "worksteal")
+"""A test at a time needs one core; who is done takes tests of others, some of which are long."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Threads of several tests at once would wait for each other, each of them busily."""
 FUZZ_SECONDS = {"ci": "45", "full": "105"}

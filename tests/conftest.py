@@ -113,8 +113,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let commands of scenarios be forked from a server that has the libraries of models."""
-    forks.heavy = item.get_closest_marker("scenario") is not None
+    """Let commands on models be forked from a server that has their libraries."""
+    has_model = {"tiny_model", "built_once"} & {*getattr(item, "fixturenames", ())}
+    forks.heavy = bool(has_model or item.get_closest_marker("scenario"))
 
 
 @dataclass
