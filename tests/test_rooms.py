@@ -40,6 +40,7 @@ ROOMS = [
     ("ui",),
     ("exporters",),
     ("library",),
+    ("server",),
     ("cli",),
 ]
 """From the ground up; rooms of one floor know nothing of each other."""
@@ -48,6 +49,7 @@ APART = {
     ("ui", "ml"),
     ("cli", "ml"),
     ("library", "ml"),
+    ("server", "ml"),
     ("exporters", "ml"),
     ("ui", "executors"),
 }

@@ -37,6 +37,7 @@ VERB_MODULES = {
     "ci": "ci.commands",
     "chat": "inference.chat",
     "predict": "inference.predict",
+    "serve": "inference.serve",
     **dict.fromkeys(("import", "run"), "importing"),
     **dict.fromkeys(("help", "version"), "about"),
 }

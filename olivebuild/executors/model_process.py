@@ -1,4 +1,4 @@
-"""Client for the model process of `chat` and `predict`. Nothing heavy is imported."""
+"""Client for the model process of `chat`, `predict` and `serve`. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from olivebuild.core.errors import BuildError, InputError, StepError
 from olivebuild.core.processes import python
 
 GRACE_SECONDS = 3
+LAST = ("end", "refused", "failed")
+"""The events with which what is said of a question ends."""
 
 
 class Refused(InputError):
@@ -45,10 +47,15 @@ class Settings:
     trust_adapter: bool = False
     adapters: dict[str, str] = field(default_factory=dict)
     """Adapters in the slots of the model, any of which a question may name: name -> folder."""
+    served: dict[str, int | None] = field(default_factory=dict)
+    """What a server answers for: name -> the number of its form, None for the chat template."""
 
 
 class Talker:
-    """A model process, which runs while its `with` block does."""
+    """A model process, which runs while its `with` block does.
+
+    One thread asks; any may `stop` what is asked.
+    """
 
     def __init__(self, settings: Settings, log: Path) -> None:
         self._settings, self._log = settings, log
@@ -56,6 +63,7 @@ class Talker:
         self._asked = 0
         self._open = False
         """An answer is under way."""
+        self._writing = threading.Lock()
 
     def __enter__(self) -> Talker:
         command = python(
@@ -98,15 +106,25 @@ class Talker:
 
     def ask(self, **question: object) -> Iterator[str]:
         """Yield the answer, piece by piece. Raises Refused."""
+        for event in self.events(**question):
+            if event["event"] == "refused":
+                raise Refused(event["fact"], hint=event["hint"], target=self._settings.target)
+            if event["event"] == "text":
+                yield event["text"]
+
+    def events(self, **question: object) -> Iterator[dict[str, Any]]:
+        """Yield all that is said of a question, the last of which is one of `LAST`.
+
+        Raises BuildError where the process ends.
+        """
         self.finish()
         self._asked += 1
         self._open = True
         self._send({"ask": self._asked, **question})
-        while (event := self._next())["event"] == "text":
-            yield event["text"]
-        self._open = False
-        if event["event"] == "refused":
-            raise Refused(event["fact"], hint=event["hint"], target=self._settings.target)
+        while self._open:
+            event = self._next()
+            self._open = event["event"] not in LAST
+            yield event
 
     def stop(self) -> None:
         """Let the answer that is under way end."""
@@ -116,7 +134,7 @@ class Talker:
     def finish(self) -> None:
         """Wait for the end of an answer that is not read to its end."""
         while self._open:
-            self._open = self._next()["event"] == "text"
+            self._open = self._next()["event"] not in LAST
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
         while (event := self._next())["event"] == "row":
@@ -124,7 +142,7 @@ class Talker:
 
     def _send(self, request: dict[str, object]) -> None:
         assert self._child.stdin
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError), self._writing:
             # If it has ended, its last event or the lack of one says why.
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             self._child.stdin.flush()

@@ -12,6 +12,7 @@ NEWER_COMMANDS = (
     "provenance",
     "remote",
     "run",
+    "serve",
     "show",
     "version",
 )

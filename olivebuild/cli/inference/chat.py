@@ -75,7 +75,7 @@ def chat(
     asked_targets = [base_of(graph, target), *adapters] if adapters else [target]
     voices = {}
     for name in asked_targets:
-        form = _form(graph, name, options.data, system, by_chat=chat_template)
+        form = asked_form(graph, name, options.data, system, by_chat=chat_template)
         if form and form not in forms:
             forms.append(form)
         voices[name] = Voice(
@@ -103,7 +103,7 @@ def chat(
             ctx.exit(converse(talker, system, Voices(voices, first)))
 
 
-def _form(
+def asked_form(
     graph: Graph, target: str, data: str | None, system: str | None, *, by_chat: bool
 ) -> dict[str, str] | None:
     """Return the template that questions are put into; None for the chat template.

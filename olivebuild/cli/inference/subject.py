@@ -1,4 +1,4 @@
-"""The model that chat and predict ask: built first, with templates for what it is asked."""
+"""The model that chat, predict and serve ask: built first, with templates for what it is asked."""
 
 from __future__ import annotations
 
@@ -40,8 +40,11 @@ class Asking(Struct, frozen=True, kw_only=True):
     max_tokens: int
 
 
-def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of asking a model to a command, which gets them as `options`."""
+def asking_options(function: Callable[..., Any], most_tokens: int = 256) -> Callable[..., Any]:
+    """Add the options of asking a model to a command, which gets them as `options`.
+
+    `most_tokens` is the default for the tokens of an answer.
+    """
 
     @SET
     @click.option(
@@ -57,7 +60,7 @@ def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--max-tokens",
         type=click.IntRange(1),
-        default=256,
+        default=most_tokens,
         show_default=True,
         help="Cut an answer after N tokens.",
         metavar="N",

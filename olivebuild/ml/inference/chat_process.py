@@ -1,4 +1,4 @@
-"""The process of `chat` and `predict` that holds the model.
+"""The process of `chat`, `predict` and `serve` that holds the model.
 
 `python -m olivebuild.ml.inference.chat_process SETTINGS`; settings and lines are JSON.
 
@@ -7,7 +7,7 @@ where it is not the first that answers, and {"stop": n}, which ends answer n ear
 
 Out: {"event": "ready"}, {"event": "text", "text": t}, {"event": "end"}, {"event": "refused", ...}
 for a question that can't be answered; for rows {"event": "row", "row": {...}, "text": t};
-{"event": "error", ...}.
+{"event": "error", ...}. What `serve` asks and is told stands in serving/process.py.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def main() -> None:
     try:
         if settings["rows"]:
             predict(settings, say)
+        elif settings["served"]:
+            serve(settings, requests, say)
         else:
             chat(settings, requests, say)
     except BuildError as e:
@@ -172,6 +174,26 @@ def _check_template(runtime: Runtime, folder: str) -> None:
     if not getattr(runtime.tokenizer, "chat_template", None):
         hint = "with --data NAME, what you write is put into that data set's template"
         raise InputError("the model has no chat template", where=folder, hint=hint)
+
+
+def serve(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
+    """Answers requests of a server until the parent goes."""
+    from olivebuild.ml.inference.context import context_of
+    from olivebuild.ml.inference.predict import Form
+    from olivebuild.ml.inference.serving.process import Served, serve
+
+    voices, context = open_voices(settings), context_of(Path(settings["folder"]))
+    models = {}
+    for name, form in settings["served"].items():
+        # Who is no adapter is the model itself.
+        runtime, encoder = voices[name if name in settings["adapters"] else ""]
+        models[name] = Served(
+            runtime=runtime,
+            encoder=encoder,
+            form=None if form is None else Form(**settings["forms"][form]),
+            context=context,
+        )
+    serve(models, requests, say, most_tokens=settings["max_tokens"])
 
 
 def predict(settings: Mapping[str, Any], say: Say) -> None:

@@ -5,27 +5,26 @@ Token after token, and the text as soon as it is certain.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from olivebuild.core.errors import Where
 from olivebuild.core.fs.small_files import read_bytes
 from olivebuild.ml.data.end_tokens import trained_ends
+from olivebuild.ml.data.plain_tokenizer import common_prefix
 from olivebuild.ml.inference import runtime as _runtime
 from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
 from olivebuild.ml.inference.runtime import Runtime
+from olivebuild.ml.inference.sessions import Logits, open_session
 from olivebuild.ml.inference.torch_runtime import HuggingFaceRuntime
 from olivebuild.ml.models.load import tokenizer_with
 from olivebuild.ml.nn import qlora
-from olivebuild.ml.onnx.trial import capacity
 from olivebuild.ml.weights import patterns
 from olivebuild.ml.weights.adapter_config import QUANTISED, is_of_loftq
 
-Logits = np.ndarray[Any, Any]
 Speech = Generator[Logits, int, None]
 """Yields the logits of the next token, and is sent the token that was chosen."""
 
@@ -89,43 +88,26 @@ def choose(logits: Logits, temperature: float, draw: np.random.Generator) -> int
 
 
 def speech(runtime: Runtime, prompt: list[int], room: int) -> Speech:
-    return (
-        _onnx(runtime, prompt, room)
-        if isinstance(runtime, OnnxRuntime)
-        else _hugging_face(runtime, prompt)
-    )
-
-
-def _hugging_face(runtime: Any, prompt: list[int]) -> Speech:
-    ids, cache = torch.tensor([prompt], device=runtime.device), None
+    session, added = open_session(runtime, len(prompt) + room + 1), prompt
     while True:
-        with torch.inference_mode():
-            out = runtime.model(
-                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        cache = out.past_key_values
-        token = yield out.logits[0, -1].float().cpu().numpy()
-        ids = torch.tensor([[token]], device=runtime.device)
+        added = [(yield session.read(added)[-1])]
 
 
-def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
-    generator = runtime.generator(capacity(runtime.config, len(prompt) + room + 1))
-    added = prompt
-    while True:
-        generator.append_tokens(np.array(added, dtype=np.int32))
-        added = [(yield np.asarray(generator.get_logits(), dtype=np.float32).reshape(-1))]
+PART = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a part of a character."""
 
 
 class Decoder:
     """Token after token to text, as soon as it is certain.
 
-    A character may take several, and a word's space shows in context only.
+    A character may take several, and a word's space shows in context only: `before` are tokens
+    that stand before the text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._told = 0
+        self._ids: list[int] = list(before)
+        self._told = len(self._ids)
         """Tokens whose text was given."""
         self._context = 0
         """From here on tokens are decoded, so that the first that is new has one before it."""
@@ -133,16 +115,26 @@ class Decoder:
     def add(self, token: int) -> str:
         self._ids.append(token)
         text = self._new()
-        return "" if text.endswith("\N{REPLACEMENT CHARACTER}") else self._tell(text)
+        return "" if text.endswith(PART) else self._tell(text)
+
+    def peek(self, token: int) -> str:
+        """Return the text that a token would add, which is not taken in."""
+        return self._new([token])
 
     def rest(self) -> str:
         return self._tell(self._new())
 
-    def _new(self) -> str:
+    def _new(self, more: Sequence[int] = ()) -> str:
         before, now = (
-            self._tokenizer.decode(self._ids[self._context : end], skip_special_tokens=False)
-            for end in (self._told, len(self._ids))
+            self._tokenizer.decode(ids, skip_special_tokens=False)
+            for ids in (
+                self._ids[self._context : self._told],
+                [*self._ids[self._context :], *more],
+            )
         )
+        if before.endswith(PART):
+            # Of a character that the next tokens complete.
+            return str(now[common_prefix(before, now) :])
         return str(now[len(before) :])
 
     def _tell(self, text: str) -> str:

@@ -1,0 +1,1 @@
+"""Answers for `olivebuild serve`, token by token with their likelihoods."""

@@ -1,0 +1,1 @@
+"""An endpoint in the form of OpenAI's, in front of a model process."""
