@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import structs
 
 from olivebuild.api.node import Node
-from olivebuild.engine.build_report import plan_event
+from olivebuild.engine.build_report import BuildReport, plan_event
 from olivebuild.planner.plan import Plan
 from tests.support.sites import Site
 
@@ -42,3 +42,13 @@ def test_what_was_never_measured_will_be(tmp_path: Path) -> None:
     plan = Site(tmp_path).plan("b")
     found = with_node(plan, "b", unkeyed(plan.states["b"].node))
     assert plan_event(found).data["seconds"] == {"a": None, "b": None}
+
+
+def test_a_target_of_several_nodes_is_listed_once(tmp_path: Path) -> None:
+    node = Site(tmp_path).plan("b").states["a"].node
+    report = BuildReport(goals=["b"], restored=["b"])
+    for name, target in (("a:1", "a"), ("a:2", "a"), ("b", "b")):
+        report.touch(structs.replace(node, name=name, target=target), "ran")
+    report.touch(structs.replace(node, name="b", target="b"), "restored")
+    assert (report.ran, report.restored) == (["a", "b"], ["b"])
+    assert report.touched == {"a:1", "a:2", "b"}
