@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -43,6 +44,7 @@ from olivebuild.api.event import Event
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Traces
 from olivebuild.core import host
+from olivebuild.engine import builder
 from olivebuild.engine.builder import Builder
 from olivebuild.engine.remote import cache
 from olivebuild.planner.plan import Planner
@@ -163,8 +165,10 @@ def simulate(
             print(told, file=sys.stderr, flush=True)
 
     with slow_disk(clock, measured.fsync) as synced:
+        simulated = SimpleNamespace(monotonic=clock.tick, sleep=clock.pass_by)
         with (
             patch(REPLACED, lambda *_: transfer),
+            patch.object(builder, "time", simulated),
             cache.RemoteCache(bucket.url, planner.store, listen) as remote,
         ):
             begin = clock.tick()
@@ -226,6 +230,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--trip", type=float, default=0.02, help="seconds of the network")
     parser.add_argument("--place", default="azurite", help="the server that was measured")
+    parser.add_argument("--first", action="store_true", help="without a second machine")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -234,7 +239,7 @@ def main() -> None:
         bucket = CountedBucket(measured.places[options.place], options.trip)
         profile = cProfile.Profile(time.thread_time)
         results = {}
-        for who in ("first", "second"):
+        for who in ("first",) if options.first else ("first", "second"):
             machine = Machine(Path(root) / who, options.targets)
             if options.profile:
                 profile.enable()

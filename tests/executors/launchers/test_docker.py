@@ -13,6 +13,7 @@ import pytest
 from olivebuild.api.site import JobState, Needs
 from olivebuild.core.errors import InputError, StepError
 from olivebuild.executors.launchers.docker import DockerLauncher, Settings, open_launcher
+from olivebuild.executors.site.folder import TIME_IS_UP
 from tests.support.docker_daemon import IMAGE, daemon, run_args
 
 OPTIONS = {"image": IMAGE, "run_args": json.dumps(run_args())}
@@ -69,6 +70,13 @@ def test_cancelled(docker: DockerLauncher, tmp_path: Path) -> None:
     wait(docker, ident)
     assert docker.ending(ident) == "its container ended with exit code 143"
     docker.cancel(ident)
+
+
+def test_a_job_ends_in_its_time(docker: DockerLauncher, tmp_path: Path) -> None:
+    ident = submit(docker, tmp_path, "import time; time.sleep(60)", Needs(seconds=1))
+    wait(docker, ident)
+    # The agent tells of it.
+    assert (tmp_path / TIME_IS_UP).read_text() == "1"
 
 
 def test_a_container_that_is_gone(docker: DockerLauncher) -> None:
