@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from olivebuild import __version__
 from olivebuild.core.errors import GateError, InputError
 from olivebuild.engine.provenance import slsa
 from olivebuild.engine.provenance.lineage import Lineage, lineage_of
 from olivebuild.engine.recorder import history_of
-from olivebuild.exporters import archive, delta, destination, manifest, shipments
+from olivebuild.exporters import archive, delta, destination, manifest, pieces, shipments
 from olivebuild.exporters.card import card
 from olivebuild.exporters.layouts import table
 from olivebuild.exporters.layouts.names import FOLDER
@@ -233,7 +234,7 @@ def _add_papers(
         kind=lineage.kind,
         digest=next(iter(lineage.last.outputs.values()), ""),
         version=__version__,
-        files=tuple(manifest.files_of(out, written.runs)),
+        files=tuple(manifest.files_of(out, {**written.runs, **pieces.of_tensors(out)})),
     )
     (out / manifest.NAME).write_text(contents.to_text(), "utf-8")
     return contents
@@ -274,6 +275,10 @@ def _old(since: Path) -> delta.Old:
     folder = since if since.is_dir() else None
     if folder:
         delta.check_folder(contents, folder)
+        # An export of an earlier olivebuild's knows other pieces.
+        runs = pieces.of_tensors(folder)
+        files = (replace(f, runs=runs.get(f.name, f.runs)) for f in contents.files)
+        contents = replace(contents, files=tuple(files))
     text = ((since / manifest.NAME) if folder else since).read_bytes()
     return delta.Old(contents, text, folder)
 

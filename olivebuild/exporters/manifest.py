@@ -20,6 +20,8 @@ from olivebuild.core.strict_json import decode
 
 NAME = "olivebuild-export.json"
 Size = Annotated[int, Meta(ge=0)]
+Runs = tuple[tuple[str, int], ...]
+"""The (digest, size) of the pieces of a file, in order."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -160,7 +160,12 @@ def apply(ctx: click.Context, folder: Path | None, delta: Path | None) -> None:
         raise click.UsageError("name the folder of a model, and a delta", ctx)
     try:
         changed = standalone.apply(folder, delta)
-    except (ValueError, OSError) as e:
+    except Exception as e:  # noqa: BLE001
+        # It checks no more of a delta than it must, so as to be short.
         hint = "export a delta --since the version that lies there"
-        raise InputError(f"the delta can't be applied: {e}", where=str(delta), hint=hint) from None
+        known = isinstance(e, ValueError | OSError) and not isinstance(e, UnicodeError)
+        why = str(e) if known else f"it is damaged, or none: {type(e).__name__}: {e}"
+        raise InputError(
+            f"the delta can't be applied: {why}", where=str(delta), hint=hint
+        ) from None
     click.echo(f"{folder} is the new version" + ("" if changed else " already"))

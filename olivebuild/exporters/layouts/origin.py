@@ -10,12 +10,9 @@ from msgspec import Struct
 
 from olivebuild.core.errors import InputError
 from olivebuild.engine.provenance.lineage import DigestedFile, Lineage
-from olivebuild.exporters.manifest import sha256_of
+from olivebuild.exporters.manifest import Runs, sha256_of
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
-
-Runs = tuple[tuple[str, int], ...]
-"""The (digest, size) of the pieces of a file, in order."""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
