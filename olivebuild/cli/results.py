@@ -88,7 +88,14 @@ def report(
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, where a link leads to the one behind it.
+
+    A device or a pipe (`/dev/stdout`) is written to, and never replaced by a file.
+    """
+    if file.exists() and not file.is_file():
+        file.write_bytes(text.encode())
+        return
+    file = Path(os.path.realpath(file))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text.encode())
 

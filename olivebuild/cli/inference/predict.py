@@ -144,6 +144,11 @@ def _answer(
             *([subject.template_date] if subject.template_date else []),
         ]
     )
+    if out.exists() and not out.is_file():
+        hint = "name a new one; without --out the answers are printed"
+        raise BuildError(f"{out} is no file that could be replaced", hint=hint)
+    if out.is_symlink():
+        out = Path(os.path.realpath(out))
     lock = try_lock(project.planner.store.lock_file(identity))
     if lock is None:
         raise BuildError(
