@@ -65,6 +65,7 @@ SUB_ROOMS = [
     "training",
     "benchmark",
     "peft_merge",
+    "gguf",
     "transfer",
     "kinds",
 ]

@@ -168,8 +168,25 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
 
     Raises InputError.
     """
+    tokenizer = load_published_tokenizer(folder, trust_remote_code=trust_remote_code)
+    # Every rendering comes from here, and none may read the clock.
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str):
+        tokenizer.chat_template = template_clock.fixed(template, date)
+    elif template:
+        tokenizer.chat_template = {
+            name: template_clock.fixed(text, date) for name, text in template.items()
+        }
+    return tokenizer
+
+
+def load_published_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer with its chat template as it is, to be copied and not to be rendered.
+
+    Raises InputError.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except BaseException as e:
@@ -180,15 +197,6 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
         raise InputError(
             f"the tokenizer can't be loaded: {first_line(e)}", where=str(folder), hint=hint
         ) from None
-    # Every rendering comes from here, and none may read the clock.
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, str):
-        tokenizer.chat_template = template_clock.fixed(template, date)
-    elif template:
-        tokenizer.chat_template = {
-            name: template_clock.fixed(text, date) for name, text in template.items()
-        }
-    return tokenizer
 
 
 def own_code(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""What GGUF files are written of."""

@@ -1,0 +1,1 @@
+"""GGUF files, written of models of transformers."""
