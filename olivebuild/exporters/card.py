@@ -15,6 +15,7 @@ from olivebuild import __version__
 from olivebuild.core.fs.small_files import read_text
 from olivebuild.core.text import size as size_of
 from olivebuild.engine.provenance.lineage import Lineage, StepRun
+from olivebuild.exporters.layouts.origin import Written
 from olivebuild.metrics.catalogue import is_share, title
 from olivebuild.ui.report.records import Bench, Model, Report, Value
 from olivebuild.ui.report.render.markdown import table, text
@@ -33,14 +34,18 @@ def card(
     base: Path | None,
     doubts: Sequence[str],
     licences: Sequence[str],
+    written: Written,
 ) -> str:
     """Return the text of the card. `base` is the folder of the base model."""
     head = _head(report, lineage, base, licences)
+    if written.library:
+        head["library_name"] = written.library
     front = "".join(
         f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in head.items()
     )
     lines = [
         *_opening(report, lineage, doubts),
+        *([written.told, ""] if written.told else []),
         *_licence(base, licences),
         *_measured(report, lineage.target),
         *_data(report, lineage),
@@ -108,10 +113,9 @@ def _opening(report: Report, lineage: Lineage, doubts: Sequence[str]) -> Iterato
     yield f"# {text(lineage.target)}"
     yield ""
     total = size_of(sum(file.size for file in lineage.files))
-    digest = next(iter(lineage.last.outputs.values()), "")
     yield (
         f"Made by olivebuild {__version__} from the recipe {text(report.name)}: kind "
-        f"{text(lineage.kind)}, {total}, digest `{digest}`."
+        f"{text(lineage.kind)}, {total}, digest `{lineage.digest}`."
     )
     yield ""
     if doubts:

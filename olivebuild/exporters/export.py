@@ -227,12 +227,13 @@ def _add_papers(
     report = collect(project, project.planner.plan(project.graph.all_goals))
     if (out / "README.md").exists():
         os.rename(out / "README.md", out / "README.base.md")
-    (out / "README.md").write_text(card(report, lineage, base, doubts, licences), "utf-8")
+    text = card(report, lineage, base, doubts, licences, written)
+    (out / "README.md").write_text(text, "utf-8")
     (out / "provenance.json").write_text(slsa.text(lineage), "utf-8")
     contents = ExportManifest(
         target=lineage.target,
         kind=lineage.kind,
-        digest=next(iter(lineage.last.outputs.values()), ""),
+        digest=lineage.digest,
         version=__version__,
         files=tuple(manifest.files_of(out, {**written.runs, **pieces.of_tensors(out)})),
     )

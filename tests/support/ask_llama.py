@@ -38,7 +38,9 @@ def main() -> None:
             model.tokenize(text.encode(), add_bos=begins, special=True)
             for text, begins in asked.get("texts", [])
         ],
-        "metadata": {k: v for k, v in model.metadata.items() if not k.endswith(("tokens", "merges"))},
+        "metadata": {
+            k: v for k, v in model.metadata.items() if not k.endswith(("tokens", "merges"))
+        },
         "pieces": [
             model.detokenize(ids, special=True).decode("utf-8", "replace")
             for ids in asked.get("pieces", [])
@@ -71,9 +73,7 @@ def widen(llama_cpp: Any, file: str, out: str) -> None:
     parameters.allow_requantize = True
     parameters.ftype = llama_cpp.LLAMA_FTYPE_ALL_F32
     parameters.nthread = 1
-    code = llama_cpp.llama_model_quantize(
-        file.encode(), out.encode(), ctypes.byref(parameters)
-    )
+    code = llama_cpp.llama_model_quantize(file.encode(), out.encode(), ctypes.byref(parameters))
     if code:
         raise SystemExit(f"llama_model_quantize: {code}")
 

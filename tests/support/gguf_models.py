@@ -1,4 +1,4 @@
-"""Tiny models with random weights for GGUF files, with tokenizers that split texts as families do."""
+"""Tiny models with random weights, with tokenizers that split texts as those of families do."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def write_tokenizer(style: str, folder: Path, template: str = CHATML) -> int:
 
 def byte_level(style: str) -> Any:
     """Return a byte-level tokenizer that splits texts in that style."""
-    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, trainers
-    from tokenizers import decoders, pre_tokenizers as pre
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
+    from tokenizers import pre_tokenizers as pre
 
     from olivebuild.ml.gguf import splitting
 

@@ -43,27 +43,6 @@ def load(folder: Path, file: Path | None) -> Any:
     return model.eval()
 
 
-def round_inputs(model: Any) -> Any:
-    """Return the model with what goes into its matrices rounded as llama.cpp does it.
-
-    It multiplies blocks of 8-bit numbers by matrices in Q8_0 and Q4_0 (`quantize_row_q8_0` in
-    ggml-quants.c), not floats.
-    """
-    import torch
-
-    def rounded(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        values = inputs[0]
-        blocks = values.reshape(*values.shape[:-1], -1, 32)
-        scales = blocks.abs().amax(-1, keepdim=True) / 127
-        whole = torch.where(scales > 0, torch.round(blocks / scales), 0)
-        return ((whole * scales.half().float()).reshape(values.shape),)
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_forward_pre_hook(rounded)
-    return model
-
-
 def gaps(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
     """Return for each token of the answers by how much another one was likelier, in logits."""
     import torch

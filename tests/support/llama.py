@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python, where an interpreter has it.
 
 It comes as source and is built for a quarter of an hour, so that no extra brings it:
-`python -m venv V && V/bin/pip install llama-cpp-python`, then OLIVEBUILD_LLAMA_CPP=V/bin/python.
+`python -m venv V && V/bin/pip install llama-cpp-python`, then LLAMA_CPP_PYTHON=V/bin/python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-VARIABLE = "OLIVEBUILD_LLAMA_CPP"
+VARIABLE = "LLAMA_CPP_PYTHON"
 SCRIPT = Path(__file__).with_name("ask_llama.py")
 
 

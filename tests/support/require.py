@@ -20,6 +20,7 @@ KINDS = {
     "gcc": "a compiler of C",
     "git": "git",
     "index": "an index of packages that pip reaches",
+    "llama_cpp": "llama.cpp through llama-cpp-python, see tests/support/llama.py",
     "lm_eval": "the language model evaluation harness: pip install lm-eval",
     "mounts": "the right to mount a file system, which root has",
     "npm": "the packages of examples/apps/web, installed globally by npm",

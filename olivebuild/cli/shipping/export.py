@@ -14,7 +14,7 @@ from olivebuild.cli.completion import complete_targets
 from olivebuild.cli.options import JSON, check_no_target, open_all, recipe_options
 from olivebuild.core.errors import InputError
 from olivebuild.exporters.layouts.names import FOLDER as PLAIN
-from olivebuild.exporters.layouts.names import LAYOUTS
+from olivebuild.exporters.layouts.names import LAYOUTS, TYPES
 
 if TYPE_CHECKING:
     from olivebuild.exporters.export import Exported
@@ -43,6 +43,11 @@ PLACE = click.argument("place", metavar="DEST", required=False, type=click.Path(
     + ", ".join(f"{n}: {what}" for n, what in LAYOUTS.items())
     + ".",
 )
+@click.option(
+    "--quantization",
+    type=click.Choice(TYPES),
+    help=f"Of a GGUF file: the type of the numbers in its matrices; {TYPES[0]} where not given.",
+)
 @click.option("--force", is_flag=True, help="Export it though its gates are not met.")
 @click.option(
     "--push",
@@ -60,6 +65,7 @@ def export(
     as_json: bool,
     push: str | None,
     public: bool,
+    quantization: str | None,
     **options: Any,
 ) -> None:
     """Export a target of build/ with all that it takes to run it, its card and licences.
@@ -72,6 +78,7 @@ def export(
     olivebuild export onnx-int4 ../tone-2.zip
     olivebuild export onnx-int4 ../tone-1-to-2 --since ../tone-1
     olivebuild export onnx-int4 --push hf:me/tone
+    olivebuild export merged ../tone-gguf --format gguf --quantization q4_0
     """
     from olivebuild.exporters.export import export as run
 
@@ -82,10 +89,20 @@ def export(
         raise click.UsageError("--since is for DEST: a push is whole", ctx)
     if public and not push:
         raise click.UsageError("--public is for --push", ctx)
+    if quantization and options["layout"] != "gguf":
+        raise click.UsageError("--quantization is for --format gguf", ctx)
+    of_layout = {"quantization": quantization} if quantization else {}
     project = open_all(ctx)
     name = project.graph.one(target)
     with _pusher(push, public=public) as pusher:
-        done = run(project, name, place and place.absolute(), push=pusher, **options)
+        done = run(
+            project,
+            name,
+            place and place.absolute(),
+            push=pusher,
+            options=of_layout,
+            **options,
+        )
     project.workspace.memo.save()
     if as_json:
         click.echo(json.dumps(_to_json(done), indent=2))

@@ -69,6 +69,8 @@ class Lineage(Struct, frozen=True, kw_only=True):
 
     target: str
     kind: str
+    digest: str
+    """Of its content; that of a model which is used where it lies, too."""
     recipe: DigestedFile
     lock: DigestedFile | None
     files: tuple[DigestedFile, ...]
@@ -80,7 +82,7 @@ class Lineage(Struct, frozen=True, kw_only=True):
 
     @property
     def last(self) -> StepRun:
-        """The step that made the target."""
+        """The step that made the target; there are none of a model that is used where it lies."""
         return self.steps[-1]
 
 
@@ -94,12 +96,14 @@ def lineage_of(project: Project, plan: Plan, target: str) -> Lineage:
     for name in names:
         _check(plan.states[name], name == target)
     folder = _folder(project, state)
+    outputs = state.trace.outputs if state.trace else state.outputs or {}
     finished = _finished(project)
     scan = project.planner.scan
     lock = project.lock.file
     return Lineage(
         target=target,
         kind=state.node.kind,
+        digest=next(iter(outputs.values()), ""),
         recipe=_file(scan.recipe.file, scan.recipe.file.name),
         lock=_file(lock, lock.name) if lock.exists() else None,
         files=tuple(_files_of(state.node, folder)),

@@ -51,7 +51,7 @@ def write(origin: Origin, out: Path) -> Written:
     environments = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     flavours = WRITERS[kind](origin, out)
     flavours["python_function"] |= {"env": environments, "python_version": python}
-    digest = next(iter(origin.lineage.last.outputs.values()), "")
+    digest = origin.lineage.digest
     mlmodel = {
         "artifact_path": "model",
         "flavors": flavours,

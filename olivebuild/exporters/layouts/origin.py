@@ -41,6 +41,10 @@ class Written(Struct, frozen=True, kw_only=True):
 
     runs: Mapping[str, Runs] = {}
     notes: tuple[str, ...] = ()
+    told: str = ""
+    """What the card says of it, in Markdown."""
+    library: str = ""
+    """What loads it, as the Hugging Face hub names it; that of the target's kind where empty."""
 
 
 Write = Callable[[Origin, Path], Written]

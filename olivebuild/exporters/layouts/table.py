@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from olivebuild.core.errors import RecipeError
-from olivebuild.exporters.layouts import foundry_local, mlflow
+from olivebuild.exporters.layouts import foundry_local, gguf, mlflow
 from olivebuild.exporters.layouts.names import FOLDER, LAYOUTS
 from olivebuild.exporters.layouts.origin import Write, Written, copy
 
@@ -21,6 +21,7 @@ TABLE = {
     FOLDER: Layout(write=lambda origin, out: Written(runs=copy(origin, out))),
     "mlflow": Layout(kinds=frozenset(mlflow.WRITERS), write=mlflow.write),
     "foundry-local": Layout(kinds=frozenset(("onnx",)), write=foundry_local.write),
+    "gguf": Layout(kinds=gguf.KINDS, write=gguf.write),
 }
 
 

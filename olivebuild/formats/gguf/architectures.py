@@ -1,6 +1,6 @@
-"""Architectures that GGUF files are written of, and the types of their numbers.
+"""Architectures that GGUF files are written of.
 
-Names of architectures and types: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Their names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ ARCHITECTURES = {
     "Gemma3ForCausalLM": "gemma3",
 }
 """Class in config.json -> architecture in the file."""
-TYPES = ("f16", "q8_0", "q4_0")
-"""Types of the numbers in matrices."""
 
 
 def check_model(folder: Path) -> str:

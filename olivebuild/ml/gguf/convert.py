@@ -11,15 +11,18 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from olivebuild.core.errors import BuildError, StepError, first_line
+from olivebuild.core.errors import BuildError, InputError, StepError, first_line
 from olivebuild.formats.gguf import architectures
 
 DATE = "2000-01-01"
 """What templates are told that ask for one; two, to see whether they do."""
 OTHER_DATE = "2011-12-13"
+SECONDS = 60.0
+"""Time that a chat template has for a few conversations; one that takes longer does not end."""
 
 
 def main() -> None:
@@ -62,7 +65,7 @@ def convert(folder: str, out: str, type: str, name: str) -> dict[str, object]:  
     config = AutoConfig.from_pretrained(place, local_files_only=True)
     template = _main_template(tokenizer)
     ends = model_ends(read(place / NAME), read(place / "config.json"))
-    chat = _Chat(place) if template else None
+    chat = _in_time(place) if template else None
     written = writer.write(
         writer.Model(
             name=name,
@@ -81,6 +84,7 @@ def convert(folder: str, out: str, type: str, name: str) -> dict[str, object]:  
     return {
         "architecture": architecture,
         "context": written.context,
+        "is_limited": written.context < config.max_position_embeddings,
         "notes": list(written.notes),
         "runs": written.runs,
         "ends": [text for text in tokenizer.convert_ids_to_tokens(ends) if text],
@@ -98,6 +102,20 @@ def _main_template(tokenizer: Any) -> str:
     return template if isinstance(template, str) else ""
 
 
+def _in_time(folder: Path) -> _Chat:
+    """Return the chat template, rendered. Raises InputError for one that does not end."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(_Chat, folder).result(SECONDS)
+    except TimeoutError:
+        fact = f"the chat template did not end within {SECONDS:.0f} s"
+        hint = "mend the template of the tokenizer"
+        raise InputError(fact, where=str(folder), hint=hint) from None
+    finally:
+        # What does not end goes with the process.
+        pool.shutdown(wait=False)
+
+
 class _Chat:
     """The chat template of a model, rendered."""
 
@@ -106,6 +124,7 @@ class _Chat:
         from olivebuild.ml.models.load import load_tokenizer
 
         self._tokenizers = [load_tokenizer(folder, date=date) for date in (DATE, OTHER_DATE)]
+        self.begins_special = self._begins_special()
         turns = [
             turns_of(self._renderer(tokenizer), str(tokenizer.bos_token or ""))
             for tokenizer in self._tokenizers
@@ -126,9 +145,8 @@ class _Chat:
     def has_system(self) -> bool:
         return bool(self._turns and "system" in self._turns.around)
 
-    @property
-    def begins_special(self) -> bool:
-        """Prompts begin with a special token."""
+    def _begins_special(self) -> bool:
+        """Return whether prompts begin with a special token."""
         tokenizer = self._tokenizers[0]
         try:
             text = self._renderer(tokenizer)([{"role": "user", "content": "a"}], True)

@@ -7,7 +7,7 @@ whose they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 CL100K = (
@@ -33,6 +33,8 @@ NAMES = {
 }
 """(what texts are split by, whether whole words need no merges) -> llama.cpp's name."""
 BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
+NOT_IN_TEXTS = {0xC0, 0xC1, *range(0xF5, 0x100)}
+"""Bytes that UTF-8 never has."""
 Settings = dict[str, Any]
 
 
@@ -93,8 +95,8 @@ def notes_on(tokenizer: Settings) -> Iterator[str]:
     splits = [_split(step) for step in _steps(tokenizer.get("pre_tokenizer"), "pretokenizers")]
     if O200K in splits:
         yield (
-            "llama.cpp tells capital letters from small ones in ASCII alone: words that mix both in "
-            "other alphabets may become other tokens"
+            "llama.cpp tells capital letters from small ones in ASCII alone: words of other "
+            "alphabets that mix both may become other tokens"
         )
 
 
@@ -130,11 +132,20 @@ def _marks_blanks(step: Settings) -> bool:
 
 def _splits_nothing(step: Settings) -> bool:
     """Return whether a step splits at blanks, of which there are none once they are marked."""
-    return step["type"] == "Split" and step["pattern"] == {"String": " "}
+    return bool(step["type"] == "Split" and step["pattern"] == {"String": " "})
 
 
-def alphabet() -> set[str]:
+def alphabet() -> dict[str, int]:
     """Return the 256 characters that stand for bytes in byte-level BPE, as GPT-2 has them."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b) for b in printable} | {chr(256 + i) for i in range(len(others))}
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(printable))
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def bytes_without(vocabulary: Container[str]) -> list[int]:
+    """Return the bytes of texts that a byte-level vocabulary has no tokens for."""
+    return sorted(
+        byte
+        for text, byte in alphabet().items()
+        if text not in vocabulary and byte not in NOT_IN_TEXTS
+    )

@@ -155,7 +155,9 @@ class Tensors:
         # A scale of Q8_0 and Q4_0 is a float16, too.
         most = LARGEST_F16 * (1 if placed.type is F16 else 8)
         if placed.type is not F32 and largest > most:
-            fact = f"{placed.tensor.name} holds {largest:g}, which is too large for {placed.type.name}"
+            fact = (
+                f"{placed.tensor.name} holds {largest:g}, which is too large for {placed.type.name}"
+            )
             raise InputError(fact, where=str(placed.file), hint="its type goes no further")
         return quants.quantize(values, placed.type)
 

@@ -8,7 +8,6 @@ the result is held against it for others. A template that is more than that is n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 
 from msgspec import Struct
 
@@ -55,7 +54,7 @@ class Turns(Struct, frozen=True, kw_only=True):
         if opening != told:
             head = f"{{{{ if .System }}}}{told}{{{{ else }}}}{opening}{{{{ end }}}}"
         branches = "".join(
-            f"{{{{ {'if' if number == 0 else 'else if'} eq .Role \"{role}\" }}}}"
+            f'{{{{ {"if" if number == 0 else "else if"} eq .Role "{role}" }}}}'
             f"{before}{{{{ .Content }}}}{after}"
             for number, (role, (before, after)) in enumerate(self.around.items())
         )
@@ -105,12 +104,8 @@ def _without_system(render: Render) -> Turns:
     talk = _talk("user", "assistant", "user")
     first, to_answer, to_question, last = _between(render(talk, True), talk)
     after_user = _between(render(talk, False), talk)[-1]
-    if not (last.startswith(after_user) and to_answer.startswith(after_user)):
-        after_user = commonprefix([to_answer, last])
     after_answer = _between(render(talk[:2], False), talk[:2])[-1]
     before_user = to_question.removeprefix(after_answer)
-    if not first.endswith(before_user):
-        before_user = commonprefix([first[::-1], to_question[::-1]])[::-1]
     return Turns(
         opening=first.removesuffix(before_user),
         told="",
@@ -125,6 +120,10 @@ def _without_system(render: Render) -> Turns:
     )
 
 
+def _begins(turns: Turns, beginning: str) -> bool:
+    return any(before.startswith(beginning) for before, _ in turns.around.values())
+
+
 def _with_system(render: Render, turns: Turns, beginning: str) -> Turns:
     """Return the turns with that of the system, where it is one of its own."""
     talk = _talk("system", "user")
@@ -135,7 +134,8 @@ def _with_system(render: Render, turns: Turns, beginning: str) -> Turns:
     before_user = turns.around["user"][0]
     if not to_user.endswith(before_user):
         return turns
-    told = beginning if first.startswith(beginning) else ""
+    # It begins texts only where it does not begin each turn.
+    told = beginning if first.startswith(beginning) and not _begins(turns, beginning) else ""
     system = (first.removeprefix(told), to_user.removesuffix(before_user))
     return Turns(
         opening=turns.opening,

@@ -8,7 +8,7 @@ rules have none is an error, for its texts would become other tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gguf import TokenType
@@ -59,9 +59,13 @@ class _Reader:
     def by_number(self) -> dict[int, str]:
         """Return the vocabulary's tokens that the embedding has rows for.
 
-        Raises InputError where two share a number.
+        Raises InputError where two share a number, or one that is not added has no row.
         """
         tokens: dict[int, str] = {}
+        added_texts = {str(token["content"]) for token in self.added}
+        for text, number in self.model["vocab"].items():
+            if number >= self.rows and text not in added_texts:
+                raise self.refused(f"the embedding of {self.rows} rows has none for {text!r}")
         added = ((str(token["content"]), int(token["id"])) for token in self.added)
         for text, number in (*self.model["vocab"].items(), *added):
             if number < self.rows and tokens.setdefault(number, text) != text:
@@ -78,7 +82,8 @@ def vocabulary_of(
 ) -> Vocabulary:
     """Return the vocabulary of a tokenizer of transformers, for an embedding of so many rows.
 
-    `begins_special`: prompts of its chat template begin with a special token. Raises InputError for one that llama.cpp would not follow.
+    `begins_special`: prompts of its chat template begin with a special token. Raises InputError for
+    a tokenizer that llama.cpp would not follow.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -128,8 +133,7 @@ def _byte_level(reader: _Reader) -> Vocabulary:
     if splitter is None:
         told = json.dumps(reader.data.get("pre_tokenizer"), ensure_ascii=False)
         raise reader.refused(f"texts are split by {told[:200]}")
-    if missing := splitting.alphabet() - set(reader.model["vocab"]):
-        raise reader.refused(f"{len(missing)} of 256 bytes have no token")
+    notes = [*splitting.notes_on(reader.data), *_on_bytes(reader)]
     tokens, types = _listed(reader, _added_types(reader))
     return Vocabulary(
         model="gpt2",
@@ -137,7 +141,21 @@ def _byte_level(reader: _Reader) -> Vocabulary:
         tokens=tokens,
         types=types,
         merges=tuple(" ".join(pair) for pair in merges_of(reader.model)),
-        notes=tuple(splitting.notes_on(reader.data)),
+        notes=tuple(notes),
+    )
+
+
+def _on_bytes(reader: _Reader) -> Iterator[str]:
+    """Yield a note on bytes that have no tokens. Raises InputError where they count."""
+    missing = splitting.bytes_without(reader.model["vocab"])
+    if not missing:
+        return
+    shown = ", ".join(f"0x{byte:02X}" for byte in missing[:3])
+    if reader.model.get("unk_token"):
+        raise reader.refused(f"{len(missing)} bytes have no token, and count ({shown})")
+    yield (
+        f"{len(missing)} bytes have no token ({shown} ...): they are left out, but llama.cpp does "
+        "not join what stands around them"
     )
 
 
@@ -187,7 +205,9 @@ def _blank(blank: str, *, begins_special: bool) -> tuple[bool, tuple[str, ...]]:
     if blank == "first":
         note = f"llama.cpp puts a blank {where}, and the tokenizer before a text alone"
     else:
-        note = f"llama.cpp puts a blank {where}, also where there is one, and the tokenizer does not"
+        note = (
+            f"llama.cpp puts a blank {where}, also where there is one, and the tokenizer does not"
+        )
     return True, (note,)
 
 
@@ -198,9 +218,7 @@ def _added_types(reader: _Reader) -> dict[int, int]:
     }
 
 
-def _listed(
-    reader: _Reader, named: dict[int, int]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _listed(reader: _Reader, named: dict[int, int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return all tokens and their types, with rows of the embedding that no token has."""
     tokens = reader.by_number()
     texts = [tokens.get(i, f"[PAD{i}]") for i in range(reader.rows)]

@@ -39,6 +39,7 @@ def lineage() -> Lineage:
     return Lineage(
         target="adapter",
         kind="adapter",
+        digest="f" * 32,
         recipe=file("olivebuild.yaml"),
         lock=file("olivebuild.lock"),
         files=(file("adapter_model.safetensors", "1"), file("adapter_config.json", "2")),

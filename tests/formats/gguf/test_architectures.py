@@ -21,9 +21,7 @@ def written(folder: Path, **config: Any) -> Path:
     ("name", "architecture"),
     [("LlamaForCausalLM", "llama"), ("Phi3ForCausalLM", "phi3"), ("Gemma3ForCausalLM", "gemma3")],
 )
-def test_architectures_have_names_in_the_file(
-    tmp_path: Path, name: str, architecture: str
-) -> None:
+def test_architectures_have_names_in_the_file(tmp_path: Path, name: str, architecture: str) -> None:
     assert check_model(written(tmp_path, architectures=[name])) == architecture
 
 

@@ -85,4 +85,12 @@ def test_blanks(
 def test_the_alphabet_is_that_of_the_library() -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 
-    assert splitting.alphabet() == set(ByteLevel.alphabet())
+    assert set(splitting.alphabet()) == set(ByteLevel.alphabet())
+    assert sorted(splitting.alphabet().values()) == list(range(256))
+    assert splitting.alphabet()["Ġ"] == ord(" ")
+
+
+def test_bytes_that_no_text_has_need_no_token() -> None:
+    characters = {byte: text for text, byte in splitting.alphabet().items()}
+    lacking = {characters[byte] for byte in (0xC0, 0xFF, 0x01)}
+    assert splitting.bytes_without(set(splitting.alphabet()) - lacking) == [0x01]

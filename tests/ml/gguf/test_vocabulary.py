@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def joined(text: str, scores: dict[str, float]) -> list[str]:
     """Join the neighbours whose whole scores most, as llama.cpp does for SentencePiece."""
     parts = list(text)
     while True:
-        wholes = [(scores.get(a + b), -i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
+        wholes = [(scores.get(a + b), -i) for i, (a, b) in enumerate(pairwise(parts))]
         best = max((w for w in wholes if w[0] is not None), default=None)
         if best is None:
             return parts
