@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -229,7 +230,9 @@ class Ended:
 
 
 class Builds:
-    """Builds of one place, forked from a server; with `fork_workers` their workers are, too."""
+    """Builds of one place, forked from a server where that can be, with `fork_workers` their
+    workers, too.
+    """
 
     def __init__(self, place: Place, *, fork_workers: bool = False) -> None:
         self.place = place
@@ -243,15 +246,27 @@ class Builds:
             self.out.with_suffix(".out").open("w") as out,
             self.out.with_suffix(".err").open("w") as err,
         ):
-            self._process = forks.start(
-                ("build", "--json", *arguments),
-                self.place.folder,
-                os.environ | {"OLIVEBUILD_CACHE": str(self.place.cache)} | self.place.environment,
-                fork_workers=self.fork_workers,
-                out=out,
-                err=err,
+            words = ("build", "--json", *arguments)
+            variables = self.place.variables
+            self._process = (
+                forks.start(
+                    words,
+                    self.place.folder,
+                    variables,
+                    fork_workers=self.fork_workers,
+                    out=out,
+                    err=err,
+                )
+                if forks.CAN
+                else None
+            ) or subprocess.Popen(
+                [sys.executable, "-m", "olivebuild", *words],
+                cwd=self.place.folder,
+                env=variables,
+                stdout=out,
+                stderr=err,
+                text=True,
             )
-        assert self._process, "its environment is none that a fork would see"
         return self._process.pid
 
     def wait(self) -> Ended:
