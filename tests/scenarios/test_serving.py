@@ -264,3 +264,43 @@ def test_requests_are_told_and_the_end_is_orderly(recipe: Place) -> None:
     assert "template of tone" in err
     assert err.endswith("ended\n")
     assert "Traceback" not in err
+
+
+SLOTS = """\
+  slots: {kind: onnx, model: base, provider: cpu, block_size: 32, slots: all-linear}
+  apart: {kind: onnx-adapter, base: slots, adapter: adapter}
+"""
+
+
+@pytest.mark.slow
+def test_adapters_answer_by_their_names(copied: Place) -> None:
+    copied.edit("{lr: 1e-3, steps: 4, batch: 4}", "{lr: 2e-2, steps: 20, batch: 8}")
+    copied.recipe.write_text(copied.recipe.read_text() + SLOTS)
+    with serving(copied, "slots", "--adapter", "apart", "--chat-template") as served:
+        with openai.OpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == ["slots", "apart"]
+            texts = [
+                client.completions.create(model=name, prompt=PROMPT, max_tokens=8, temperature=0)
+                .choices[0]
+                .text
+                for name in ("slots", "apart", "slots", "apart")
+            ]
+            assert texts[:2] == texts[2:]
+            assert texts[0] != texts[1]
+            with pytest.raises(openai.NotFoundError):
+                client.completions.create(model="adapter", prompt="a")
+        assert served.end() == 0
+    line = json.dumps({"prompt": PROMPT})
+    copied.folder.joinpath("one.jsonl").write_text(line + "\n")
+    alone = copied.run("predict", "apart", "--in", "one.jsonl", "--max-tokens", "8")
+    assert json.loads(alone.out)["prediction"] == texts[1].strip()
+    with (
+        serving(copied, "apart", "--as-is") as served,
+        openai.OpenAI(base_url=served.url, api_key="none", max_retries=0) as client,
+    ):
+        assert "into the template of tone" in "".join(served.err)
+        assert [model.id for model in client.models.list()] == ["apart"]
+        answer = client.chat.completions.create(
+            model="apart", messages=TURNS, max_tokens=8, temperature=0
+        )
+        assert answer.choices[0].message.content == texts[1]
