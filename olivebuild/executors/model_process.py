@@ -126,6 +126,11 @@ class Talker:
             self._open = event["event"] not in LAST
             yield event
 
+    def wait(self) -> StepError:
+        """Wait until the process has ended, and return the error that this is."""
+        self._child.wait()
+        return self._ended()
+
     def stop(self) -> None:
         """Let the answer that is under way end."""
         if self._open:
@@ -152,13 +157,16 @@ class Talker:
         target = self._settings.target
         if event is None:
             self._events.put(None)
-            raise StepError(
-                f"the process that holds {target} ended",
-                hint=f"{self._log} has the whole story; perhaps there was too little memory",
-            )
+            raise self._ended()
         if event["event"] == "error":
             raise BuildError.from_json(event, target)
         return event
+
+    def _ended(self) -> StepError:
+        return StepError(
+            f"the process that holds {self._settings.target} ended",
+            hint=f"{self._log} has the whole story; perhaps there was too little memory",
+        )
 
     def _read(self) -> None:
         # A thread, because a wait on a queue can be interrupted without losing half a line.

@@ -53,6 +53,7 @@ class Desk:
         self._is_closed = False
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True, name="desk").start()
+        threading.Thread(target=self._mind, daemon=True, name="process").start()
 
     def join(self, question: dict[str, Any]) -> Job:
         """Return a request in line. Raises ApiError where the line is full or closed."""
@@ -94,11 +95,22 @@ class Desk:
             try:
                 self._answer(job)
             except BuildError as e:
-                self.error = e
                 job.tell({"event": "failed", "fact": e.fact, "hint": ""})
-                self.close()
-                self._on_end()
+                self._fail(e)
                 return
+
+    def _mind(self) -> None:
+        """Notice the end of the process also while nobody asks."""
+        self._fail(self._talker.wait())
+
+    def _fail(self, error: BuildError) -> None:
+        """End, unless the server has ended first."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self.error = error
+        self.close()
+        self._on_end()
 
     def _answer(self, job: Job) -> None:
         """Ask the process, and hand on what it says."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 from tests.conftest import RECIPE, Place, rows, write_rows
@@ -304,3 +305,12 @@ def test_adapters_answer_by_their_names(copied: Place) -> None:
             model="apart", messages=TURNS, max_tokens=8, temperature=0
         )
         assert answer.choices[0].message.content == texts[1]
+
+
+@pytest.mark.slow
+def test_a_model_process_that_is_gone_ends_the_server(recipe: Place) -> None:
+    with serving(recipe, "base") as served:
+        (worker,) = psutil.Process(served.process.pid).children()
+        worker.kill()
+        assert served.process.wait(20) == 1
+    assert "the process that holds base ended" in "".join(served.err)

@@ -23,6 +23,11 @@ class Process:
         self.stops = 0
         self.go_on = threading.Event()
         self.is_gone = False
+        self.end = threading.Event()
+
+    def wait(self) -> StepError:
+        self.end.wait()
+        return StepError("the process ended", hint="")
 
     def events(self, **question: Any) -> Iterator[dict[str, Any]]:
         self.asked.append(question["name"])
@@ -113,5 +118,31 @@ def test_a_process_that_ends_is_told_to_all() -> None:
         assert isinstance(desk.error, StepError)
         with pytest.raises(ApiError):
             desk.join({"name": "b"})
+
+    asyncio.run(run())
+
+
+def test_a_process_that_ends_while_nobody_asks_is_noticed() -> None:
+    async def run() -> None:
+        process, ended = Process(), list[bool]()
+        desk = desk_of(process, 3, ended)
+        process.end.set()
+        while not ended:
+            await asyncio.sleep(0.01)
+        assert isinstance(desk.error, StepError)
+        with pytest.raises(ApiError):
+            desk.join({"name": "a"})
+
+    asyncio.run(run())
+
+
+def test_a_process_that_is_ended_with_its_server_is_no_error() -> None:
+    async def run() -> None:
+        process, ended = Process(), list[bool]()
+        desk = desk_of(process, 3, ended)
+        desk.close()
+        process.end.set()
+        await asyncio.sleep(0.05)
+        assert (desk.error, ended) == (None, [])
 
     asyncio.run(run())
