@@ -82,6 +82,8 @@ class Service:
     """Jobs stay queued."""
     fails: str = ""
     """Jobs fail before they begin, with this code."""
+    signed: bool = False
+    """Whether the datastore gives signatures to who writes into it."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -260,6 +262,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "datastores": self.datastores,
             "codes": self.assets,
             "environments": self.assets,
+            "models": self.models,
             "jobs": self.jobs,
         }
         if kind not in works:
@@ -287,6 +290,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def datastores(self, _: str, words: list[str], data: dict[str, Any]) -> Answer:
         at = urlsplit(self.service.blobs)
+        if words[1:] == ["listSecrets"]:
+            return of_json({"secretsType": "Sas", "sasToken": self.service.sas()})
         properties = {
             "datastoreType": "AzureBlob",
             "accountName": ACCOUNT,
@@ -294,7 +299,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "endpoint": at.netloc,
             "protocol": at.scheme,
             "isDefault": True,
-            "credentials": {"credentialsType": "None"},
+            "credentials": {"credentialsType": "Sas" if self.service.signed else "None"},
         }
         name = words[0] if words else "workspaceblobstore"
         store = {
@@ -332,6 +337,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path not in assets:
             return error(404, "UserError", f"no {path}")
         return of_json(assets[path])
+
+    def models(self, _: str, words: list[str], data: dict[str, Any]) -> Answer:
+        """https://learn.microsoft.com/rest/api/azureml/model-versions."""
+        assets, name = self.service.assets, words[0]
+        prefix = f"models/{name}/versions/"
+        versions = [ident.removeprefix(prefix) for ident in assets if ident.startswith(prefix)]
+        if words[1:] == ["versions"]:
+            return of_json({"value": [assets[f"{prefix}{version}"] for version in versions]})
+        if words[1:]:
+            path = f"models/{'/'.join(words)}"
+            if self.command == "PUT":
+                about = {"flavors": {}, "tags": {}, "properties": {}, "isArchived": False}
+                about |= {key: v for key, v in data["properties"].items() if v is not None}
+                body = {"properties": about, "name": words[-1]}
+                assets[path] = body | {"id": f"{WORKSPACE}/{path}"}
+            return of_json(assets[path]) if path in assets else error(404, "UserError", path)
+        if not versions:
+            return error(404, "UserError", f"no model {name}")
+        numbers = [int(version) for version in versions if version.isdigit()]
+        about = {"nextVersion": str(max(numbers, default=0) + 1), "latestVersion": versions[-1]}
+        return of_json({"id": f"{WORKSPACE}/models/{name}", "name": name, "properties": about})
 
     def jobs(self, _: str, words: list[str], data: dict[str, Any]) -> Answer:
         jobs, name = self.service.jobs, words[0]
