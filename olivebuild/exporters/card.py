@@ -21,7 +21,12 @@ from olivebuild.ui.report.records import Bench, Model, Report, Value
 from olivebuild.ui.report.render.markdown import table, text
 from olivebuild.ui.wording import format_metric
 
-LIBRARIES = {"onnx": "onnxruntime-genai", "merged": "transformers", "adapter": "peft"}
+LIBRARIES = {
+    "onnx": "onnxruntime-genai",
+    "onnx-adapter": "onnxruntime-genai",
+    "merged": "transformers",
+    "adapter": "peft",
+}
 FIGURES = ("accuracy", "generated_accuracy", "json_exact", "exact_match", "perplexity")
 MOST = 80
 """Most characters that are shown of a value."""

@@ -28,7 +28,7 @@ from olivebuild.exporters import archive, delta, destination, manifest, pieces, 
 from olivebuild.exporters.card import card
 from olivebuild.exporters.layouts import table
 from olivebuild.exporters.layouts.names import FOLDER
-from olivebuild.exporters.layouts.origin import Origin, Written
+from olivebuild.exporters.layouts.origin import Origin, Written, runs_of
 from olivebuild.exporters.manifest import ExportManifest
 from olivebuild.exporters.push.pushing import Pusher
 from olivebuild.exporters.push.records import Export, Pushed
@@ -199,16 +199,12 @@ def _models_of(project: Project, bench: str) -> Iterator[str]:
 
 def _origin(project: Project, plan: Plan, lineage: Lineage, options: Mapping[str, str]) -> Origin:
     state = plan.states[lineage.target]
-    runs = {}
-    if state.trace and state.trace.manifest:
-        stored = project.planner.store.manifest(state.trace.manifest)
-        runs = {entry.name: entry.blobs for entry in stored.files if entry.blobs}
     return Origin(
         project=project,
         plan=plan,
         lineage=lineage,
         folder=state.folder or project.workspace.output_folder(lineage.target),
-        runs=runs,
+        runs=runs_of(project, plan, lineage.target),
         options=options,
     )
 

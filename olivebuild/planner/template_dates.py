@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from olivebuild.planner.states import Lookup
 
 LABEL = "template_date"
-MODELS = ("model", "merged", "adapter", "onnx", "choice")
+MODELS = ("model", "merged", "adapter", "onnx", "onnx-adapter", "choice")
 """The kinds whose results have a chat template."""
 
 
@@ -161,6 +161,9 @@ class Dating:
                 for _, source, _ in self._graph.inputs[name]
                 if source.kind in MODELS
             ]
+            if node.kind == "onnx-adapter" and node.source:
+                # From outside as well as its base, and with a template of its own, perhaps.
+                sources.append((name,))
             if len(sources) > 1:
                 roots[name] = tuple(dict.fromkeys(chain.from_iterable(sources)))
             else:

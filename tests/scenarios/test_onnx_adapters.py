@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from olivebuild.core.errors import InputError
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.ml.kinds import onnx as onnx_kind
 from olivebuild.ml.kinds import onnx_adapter as onnx_adapter_kind
+from tests.conftest import Place, rows, write_rows
 from tests.scenarios.merging import adapt
 from tests.scenarios.steps import given, job_in
 from tests.support.tiny_models import make
@@ -135,8 +141,6 @@ def test_int4_with_an_adapter_apart_is_as_near_as_int4_of_the_merge(
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    import shutil
-
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -180,3 +184,54 @@ def test_slots_for_a_module_that_is_not_there_are_refused(
     with pytest.raises(InputError, match="of the module 'wqkv'") as caught:
         converted(tmp_path / "base", store, llama, slots=["wqkv"])
     assert "o_proj" in caught.value.hint
+
+
+MORE = """\
+  slotted: {kind: onnx, model: base, block_size: 32, slots: all-linear}
+  apart: {kind: onnx-adapter, base: slotted, adapter: adapter}
+"""
+BROUGHT = "  brought: {kind: onnx-adapter, base: slotted, source: lora}\n"
+
+
+def test_adapters_are_built_asked_switched_and_exported(copied: Place) -> None:
+    with open(copied.recipe, "a") as recipe:
+        recipe.write(MORE)
+    first = copied.build("apart")
+    assert first.ran == ["slotted", "apart"], first.err
+    # Another adapter costs itself alone.
+    shutil.copytree(copied.folder / "build/adapter", copied.folder / "lora")
+    with open(copied.recipe, "a") as recipe:
+        recipe.write(BROUGHT)
+    second = copied.build("brought")
+    assert second.ran == ["brought"], second.err
+    assert copied.built("brought", "adapter.onnx_adapter") == copied.built(
+        "apart", "adapter.onnx_adapter"
+    )
+    write_rows(copied.folder / "few.jsonl", rows()[:2])
+    asked = ["--in", "few.jsonl", "--max-tokens", "3"]
+    by_name = copied.run("predict", "slotted", "--adapter", "brought", *asked)
+    alone = copied.run("predict", "apart", *asked)
+    assert (by_name.code, len(by_name.out.splitlines())) == (0, 2), by_name.err
+    assert by_name.out == alone.out
+    words = [sys.executable, "-m", "olivebuild", "chat", "slotted", "--max-tokens", "3"]
+    chat = subprocess.run(
+        [*words, "--adapter", "apart", "--adapter", "brought"],
+        input="I am glad\n/adapter brought\nI am glad\n/adapter\n",
+        cwd=copied.folder,
+        env=os.environ | {"OLIVEBUILD_CACHE": str(copied.cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = chat.stdout.split("brought answers from here on\n")
+    assert len(lines) == 2
+    # The same numbers under another name.
+    assert lines[1].startswith(lines[0])
+    assert lines[1].endswith("there are slotted, apart, brought (now)\n")
+    done = copied.run("export", "apart", "out", "--force")
+    assert done.code == 0, done.err
+    out = copied.folder / "out"
+    assert (out / "adapters/apart/adapter.onnx_adapter").is_file()
+    assert (out / "model.onnx").read_bytes() == copied.built("slotted", "model.onnx")
+    listed = json.loads((out / "olivebuild-export.json").read_text())["files"]
+    assert "adapters/apart/adapter.onnx_adapter" in {file["name"] for file in listed}

@@ -15,7 +15,7 @@ from olivebuild.engine.provenance.lineage import DigestedFile, Lineage, StepRun
 from olivebuild.metrics.catalogue import BY_NAME
 from olivebuild.metrics.records import Metrics, MetricSet
 
-MODELS = ("model", "adapter", "merged", "onnx", "choice")
+MODELS = ("model", "adapter", "merged", "onnx", "onnx-adapter", "choice")
 SPECIFICATION = "1.6"
 NAMESPACE = uuid.UUID("6f1f0c1c-6a5e-4d0f-9a7c-3d6b2f4c9e10")
 """Of the serial numbers, so that equal documents have equal ones."""

@@ -51,6 +51,15 @@ Write = Callable[[Origin, Path], Written]
 """Writes a target's files into an empty folder. Raises BuildError."""
 
 
+def runs_of(project: Project, plan: Plan, target: str) -> dict[str, Runs]:
+    """Return name of a file of a target -> its pieces, where the store knows them."""
+    trace = plan.states[target].trace
+    if trace is None or not trace.manifest:
+        return {}
+    stored = project.planner.store.manifest(trace.manifest)
+    return {entry.name: entry.blobs for entry in stored.files if entry.blobs}
+
+
 def copy(
     origin: Origin, out: Path, place: Callable[[DigestedFile], str] = lambda file: file.name
 ) -> dict[str, Runs]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from olivebuild.core.errors import RecipeError
-from olivebuild.exporters.layouts import foundry_local, gguf, mlflow
+from olivebuild.exporters.layouts import folder, foundry_local, gguf, mlflow
 from olivebuild.exporters.layouts.names import FOLDER, LAYOUTS
-from olivebuild.exporters.layouts.origin import Write, Written, copy
+from olivebuild.exporters.layouts.origin import Write
 
 
 class Layout(Struct, frozen=True, kw_only=True):
@@ -18,7 +18,7 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 TABLE = {
-    FOLDER: Layout(write=lambda origin, out: Written(runs=copy(origin, out))),
+    FOLDER: Layout(write=folder.write),
     "mlflow": Layout(kinds=frozenset(mlflow.WRITERS), write=mlflow.write),
     "foundry-local": Layout(kinds=frozenset(("onnx",)), write=foundry_local.write),
     "gguf": Layout(kinds=gguf.KINDS, write=gguf.write),
