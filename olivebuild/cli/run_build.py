@@ -237,7 +237,8 @@ def _product(report: BuildReport) -> State | None:
         for state in report.plan.states.values()
         if state.node.kind in MODELS and state.verdict is Verdict.FRESH and state.folder
     ]
-    goals = [state for state in states if state.node.target in report.plan.goal_set]
+    wanted = set(report.goals)
+    goals = [state for state in states if state.node.target in wanted]
     there = [state for state in goals or states if state.folder and state.folder.is_dir()]
     return max(reversed(there), key=lambda s: MODELS.index(s.node.kind), default=None)
 
