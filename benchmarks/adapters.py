@@ -50,8 +50,8 @@ TARGETS = f"""
     data: [tone, hard]
     max_new_tokens: 4
 """
-PROMPT = list(range(100, 164))
-ROUNDS = 3
+PROMPT = list(range(100, 108))
+ROUNDS = 1
 
 
 def prepare(work: Path, count: int) -> None:
