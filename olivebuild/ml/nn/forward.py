@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from olivebuild.core.errors import StepError
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn import attention
+from olivebuild.ml.nn.cuda_graphs import StepGraphs
 from olivebuild.ml.nn.loss_head import head_loss
 from olivebuild.ml.nn.packing import Packed, Padded, micro_batches, pack, pad
 from olivebuild.ml.nn.reach import Reach, own_attention
@@ -51,6 +52,8 @@ class Setup:
     """The length that most rows have, where a kernel of its own attends to those; else 0."""
     compiled: bool = False
     """Layers, and the loss, are compiled."""
+    cuda_graphs: bool = False
+    """Gradients of small batches are CUDA graphs."""
     single: bool = False
     """Each row by itself, where the model computes rows of a padded batch otherwise than alone."""
     linear_head: bool = True
@@ -87,8 +90,13 @@ class Forward:
         self.subtracted: dict[str, torch.Tensor] = {}
         """What LoftQ took off the base's weights before they were quantised."""
         self.reach = Reach(model)
+        self._graphs = StepGraphs(self) if setup.cuda_graphs else None
         self._named = inspect.signature(model.get_base_model().forward).parameters
         model.set_attn_implementation(attention.NAME if setup.packed else own_attention(model))
+
+    def replays(self, batch: Sequence[Tokens]) -> bool:
+        """Return whether a batch's gradient is a CUDA graph's, which needs no layout."""
+        return bool(self._graphs and not self.setup.recompute and self._graphs.take(batch))
 
     def lay_out(self, batch: Sequence[Tokens]) -> list[Packed | Padded]:
         """Return the micro-batches of a batch, on the device."""
@@ -123,6 +131,10 @@ class Forward:
         is the number of tokens that the mean is over, where the batch is a share of a larger one.
         """
         labels = labels or labels_of(batch)
+        if self._graphs and layout is None and self.replays(batch):
+            loss = self._graphs.backward(batch, labels)
+            if loss is not None:
+                return loss
         while True:
             try:
                 total = torch.zeros((), device=self.device)

@@ -20,7 +20,7 @@ from olivebuild.ml.nn.compile_cache import keep_compiled
 from olivebuild.ml.nn.forward import Setup, checkpoint_layers
 from olivebuild.ml.nn.layout_trial import takes_packed
 from olivebuild.ml.nn.lora import join_products
-from olivebuild.ml.nn.reach import windows_of
+from olivebuild.ml.nn.reach import border_of, windows_of
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job
@@ -67,6 +67,7 @@ def prepare(
             _compile(job, setup, model, lengths, device)
         else:
             join_products(model)
+            setup.cuda_graphs = device.type == "cuda" and _takes_graphs(setup, model)
     layout = "packed" if setup.packed else "padded"
     compiled = "compiled layers, FlashAttention 4" if setup.flash else "compiled layers"
     texts = {
@@ -74,6 +75,7 @@ def prepare(
         "beginnings that rows share once": setup.share_prefixes,
         "layers computed twice to save memory": setup.recompute,
         compiled: setup.compiled,
+        "small batches as CUDA graphs": setup.cuda_graphs,
     }
     job.note("; ".join(text for text, holds in texts.items() if holds))
     return setup
@@ -91,6 +93,15 @@ def _fit_into_memory(setup: Setup, model: Any, longest: int, device: torch.devic
     if fitting < longest:
         setup.recompute = True
         checkpoint_layers(model)
+
+
+def _takes_graphs(setup: Setup, model: Any) -> bool:
+    """Tell whether CUDA graphs may be tried: rows end to end, by torch's kernels, of any length.
+
+    They are not where a model computes rows of some length otherwise than others.
+    """
+    border, _ = border_of(model.config.get_text_config())
+    return setup.packed and not setup.padded_groups and not border
 
 
 def _compile(job: Job, setup: Setup, model: Any, lengths: np.ndarray, device: torch.device) -> None:

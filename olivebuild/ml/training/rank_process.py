@@ -78,8 +78,10 @@ def run_rank(
             share, following = following, None
 
 
-Share = tuple[list[Tokens], list[Packed | Padded], int]
-"""Local rows of a batch, their micro-batches, and the number of labels of the whole batch."""
+Share = tuple[list[Tokens], list[Packed | Padded] | None, int]
+"""Local rows of a batch, their micro-batches (None where a graph computes their gradient), and the
+number of labels of the whole batch.
+"""
 
 
 def _shares(
@@ -88,7 +90,8 @@ def _shares(
     for indices in schedule.batches(start):
         batch = [rows[i] for i in indices]
         local_rows = data_parallel.local_share(batch, rank, count)
-        yield local_rows, forward.lay_out(local_rows), labels_of(batch)
+        layout = None if forward.replays(local_rows) else forward.lay_out(local_rows)
+        yield local_rows, layout, labels_of(batch)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,12 @@ class StepRunner:
         self.scale = 2.0**12 if forward.model.dtype == torch.float16 else 1.0
 
     def lay_out(self, rows: list[Tokens]) -> list[Packed | Padded] | None:
-        """Return this process's share of a batch as micro-batches; None of an empty batch."""
-        return self.forward.lay_out(self._local_share(rows)) if rows else None
+        """Return this process's share of a batch as micro-batches.
+
+        None of an empty batch, and of one whose gradient is a graph's.
+        """
+        share = self._local_share(rows)
+        return self.forward.lay_out(share) if rows and not self.forward.replays(share) else None
 
     def run(
         self, step: int, lr: float, rows: list[Tokens], layout: list[Packed | Padded] | None
