@@ -144,6 +144,8 @@ class Outcome(NamedTuple):
 
 JUDGED = "judged"
 """The event of rows that were judged; the build reads it, and tells what the rows say."""
+METRIC = "metric"
+"""The event of an optimizer step."""
 
 
 class Message(NamedTuple):

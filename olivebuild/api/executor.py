@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.result import Result
@@ -71,6 +71,17 @@ class Executor(Protocol):
 
     def cancel(self) -> None:
         """Stop all that runs or waits, and return when it has stopped."""
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """An executor whose processes can be started before the actions that they are for."""
+
+    def expect(self, kinds: Collection[str], modules: Sequence[str], *, gpus: int) -> None:
+        """Start a process that imports `modules`, for actions of some kinds that will come.
+
+        `gpus`: how many of the running actions' GPUs it takes over when they are given back.
+        """
 
 
 class ExecutorFactory(Protocol):

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild.api.action import JUDGED, Message, Outcome
+from olivebuild.api.action import JUDGED, METRIC, Message, Outcome
 from olivebuild.api.event import Event, Listener
 from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
@@ -271,6 +271,8 @@ class Builder:
                 self._stopping.end(plan)
             else:
                 self._say(message.event, node, **message.data)
+                if message.event == METRIC:
+                    self._space.foresee(plan, node)
             return set()
         return self._finish(self._running.pop(message.node), message)
 

@@ -24,10 +24,13 @@ from olivebuild.core import host, numerics
 from olivebuild.core.errors import InvalidValue, RecipeError
 from olivebuild.engine.actions import judged_model
 from olivebuild.engine.remote.elsewhere import Elsewhere, without_machine
+from olivebuild.engine.scheduling.foresight import Foresight
 from olivebuild.planner.plan import Plan, Planner
 
 NOT_SHARED = ("time", "nodes")
 """Resources that are no amount of anything here: they say what is asked of a cluster."""
+ON_ONE_CORE = ("benchmark-baseline",)
+"""Kinds that compute on one core, whatever threads their libraries start."""
 LIBRARIES, COPIES = 1e9, 3
 """A guess at the memory of a step that never ran here: torch and its like in bytes, and how often
 the bytes of what it reads lie in memory (as read, as computed with, and once between).
@@ -129,6 +132,9 @@ class Room:
         adapts = self._adapts(node, model)
         cores = max(1, min(self.left, self._for_onnx)) if adapts else self._cores(node)
         self._in_use[node.name] = (node, cores)
+        if node.kind == "benchmark-check" and self.needs_gpu(node, model) and not node.strict:
+            # It reads a few rows by an ONNX model, too, while another process judges one.
+            return max(1, self.cores // 4)
         return cores if adapts and cores < self.cores else 0
 
     def give_back(self, node: Node) -> None:
@@ -152,7 +158,7 @@ class Room:
     def _cores(self, node: Node) -> int:
         if "cores" in node.resources:
             return max(1, ceil(node.resources["cores"]))
-        if not node.computes or (node.gpus and self._gpus):
+        if not node.computes or (node.gpus and self._gpus) or node.kind in ON_ONE_CORE:
             return 1
         return min(self.cores, int(numerics.threads()))
 
@@ -244,6 +250,7 @@ class Space:
         self._room = room
         self._promised: Counter[str] = Counter()
         """Place -> how many nodes have space there and have not started."""
+        self._foresight = Foresight(planner.graph, executor)
 
     def has_slot(self) -> bool:
         """Return whether there is any use in asking for single nodes."""
@@ -288,6 +295,11 @@ class Space:
     def started(self, node: Node) -> None:
         """Take note that the executor was given a node, or that it is given back."""
         self._promised[self._elsewhere.place_of(node)] -= 1
+
+    def foresee(self, plan: Plan, node: Node) -> None:
+        """Have processes get ready for what comes after a node that makes steps."""
+        if self._room and node not in self._elsewhere and self._room.left:
+            self._foresight.trains(plan, node, self._room)
 
     def give_back(self, node: Node) -> None:
         if node in self._elsewhere:

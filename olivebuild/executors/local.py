@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -45,6 +45,8 @@ class Child(Struct):
     """An action that it is given now would be lost: what becomes of it is heard no more."""
     expects: frozenset[str] = frozenset()
     """The kinds of actions that it waits for, whose libraries it has; any where it is empty."""
+    shares: list[str] = []
+    """The GPUs that it takes over when the action that has them now gives them back."""
 
     @property
     def action(self) -> Action | None:
@@ -97,6 +99,18 @@ class LocalExecutor:
         if not self._idle and hashing.THREADS > 1:
             self._idle.append(self._child(_spawn([], None, ahead=modules), [], None))
 
+    def expect(self, kinds: Collection[str], modules: Sequence[str], *, gpus: int) -> None:
+        """Start a process for actions of some kinds, that has their `modules` by then.
+
+        One with GPUs takes over those of an action that runs, when it has ended.
+        """
+        shares = [token for child in self._running.values() for token in child.tokens][:gpus]
+        if len(shares) < gpus:
+            return
+        child = self._child(_spawn(shares, None, ahead=modules), [], None)
+        child.expects, child.shares = frozenset(kinds), shares
+        self._idle.append(child)
+
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         count = self._gpus_for(action)
         action = action._replace(numerics=numerics.here(gpu=bool(count)))
@@ -133,6 +147,11 @@ class LocalExecutor:
         """A process that waited for more, with as many GPUs, and has this action now."""
         while child := self._fitting(action, gpus):
             self._idle = [other for other in self._idle if other is not child]
+            if child.shares:
+                # A process that waits with one of them has no use for it.
+                self._dismiss([c for c in self._idle if set(c.tokens) & set(child.shares)])
+                self._tokens = [token for token in self._tokens if token not in child.shares]
+                child.tokens, child.shares = child.shares, []
             with self._handing_over:
                 if not child.ended:
                     child.output = WorkerOutput(action)
@@ -144,7 +163,12 @@ class LocalExecutor:
 
     def _fitting(self, action: Action, gpus: int) -> Child | None:
         """Return a process that waits for such an action, or else for any."""
-        idle = [child for child in self._idle if len(child.tokens) == gpus]
+        free = {*self._tokens, *(token for child in self._idle for token in child.tokens)}
+        idle = [
+            child
+            for child in self._idle
+            if len(child.shares or child.tokens) == gpus and free.issuperset(child.shares)
+        ]
         waiting = [child for child in idle if action.kind in child.expects]
         waiting = waiting or [child for child in idle if not child.expects]
         return waiting[-1] if waiting else None

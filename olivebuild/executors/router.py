@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import NO_REQUIREMENTS, Executor, Requirements, free_slots
+from olivebuild.api.executor import (
+    NO_REQUIREMENTS,
+    Executor,
+    Expecting,
+    Requirements,
+    free_slots,
+)
 from olivebuild.api.site import SiteRequirements
 from olivebuild.core.errors import BuildError
 
@@ -74,6 +80,10 @@ class Router:
 
     def prepare(self, modules: Sequence[str]) -> None:
         self._local.prepare(modules)
+
+    def expect(self, kinds: Collection[str], modules: Sequence[str], *, gpus: int) -> None:
+        if isinstance(self._local, Expecting):
+            self._local.expect(kinds, modules, gpus=gpus)
 
     def can_start(self, action: Requirements) -> bool:
         """Return whether the executor of a node has room; of what has no name, whether any has."""

@@ -119,6 +119,9 @@ class Benchmark(Step):
     def libraries(self, fields: BenchmarkFields) -> tuple[str, ...]:
         return ("scipy",)
 
+    def reuses_worker(self, fields: BenchmarkFields) -> bool:
+        return True
+
     def gates(self, fields: BenchmarkFields) -> list[Gate]:
         return fields.judges
 

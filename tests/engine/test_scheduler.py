@@ -78,6 +78,20 @@ def test_an_onnx_model_is_judged_beside_a_gpu_on_the_cores_that_are_left() -> No
     assert room.fits(TRAINING, None, Memory())
 
 
+def test_beside_a_gpu_a_small_classifier_takes_a_core_and_a_check_few_threads() -> None:
+    room = _room(gpus=1)
+    room.take(TRAINING, None)
+    baseline = _node("bench:baseline", "benchmark-baseline")
+    assert room.fits(baseline, None, Memory())
+    assert room.take(baseline, None) == 0
+    assert room.left == 6
+    room.give_back(TRAINING)
+    check = _node("bench:check.onnx-int4", "benchmark-check", gpu=True)
+    assert room.take(check, None) == 2
+    # On a processor alone it has those that its key says.
+    assert _room().take(check, None) == 0
+
+
 def test_alone_an_onnx_model_takes_as_many_threads_as_it_likes() -> None:
     assert _room().take(JUDGING, ONNX) == 0
 

@@ -364,6 +364,33 @@ def test_the_gpu_of_a_process_that_ended_while_it_waited_is_given_on(tmp_path: P
     assert executor._tokens == ["0"]
 
 
+@pytest.mark.parametrize("tokens", [[], ["0"]])
+def test_a_process_for_what_will_come_waits_for_its_kind_and_for_the_gpu(
+    tmp_path: Path, tokens: list[str]
+) -> None:
+    executor, gpus = LocalExecutor(2, tokens), len(tokens)
+    training = action(tmp_path, "training", gpus=gpus, reuses_worker=False)
+    executor.start(training, tmp_path / "training.log")
+    executor.expect(["judging"], ["json"], gpus=gpus)
+    ahead = executor._idle[0].process.pid
+    # It has no GPU yet, so there is none that another could take from it.
+    assert executor.can_start(training) is not bool(tokens)
+    assert end(executor).error is None
+    assert run(executor, action(tmp_path, "other", gpus=gpus), tmp_path).error is None
+    judging = action(tmp_path, "judging", gpus=gpus)._replace(kind="judging")
+    assert run(executor, judging, tmp_path).error is None
+    assert worker_of(tmp_path, "judging") == ahead
+    assert worker_of(tmp_path, "other") != ahead
+    executor.cancel()
+    assert executor._tokens == tokens
+
+
+def test_no_process_waits_for_a_gpu_that_nobody_will_give_back(tmp_path: Path) -> None:
+    executor = LocalExecutor(1, ["0"])
+    executor.expect(["judging"], ["json"], gpus=1)
+    assert not executor._idle
+
+
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "THREADS", 2)
     executor = LocalExecutor(1, [])

@@ -114,9 +114,10 @@ def test_each_replay_draws_its_own_dropout_and_a_state_brings_it_back(on_device:
     again = gradients(forward, [batch])
     state = torch.cuda.get_rng_state()
     rest = gradients(forward, [batch, batch])
-    torch.cuda.set_rng_state(state)
     # As after a restart: the graph is captured anew.
-    resumed = gradients(on_device(_drop)[0], [batch, batch])
+    other, _ = on_device(_drop)
+    torch.cuda.set_rng_state(state)
+    resumed = gradients(other, [batch, batch])
     assert [loss for loss, _ in first] == [loss for loss, _ in (*again, *rest)]
     for (_, a), (_, b), (_, c) in zip(first[1:], rest, resumed, strict=True):
         assert torch.equal(a, b)

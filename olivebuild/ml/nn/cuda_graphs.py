@@ -10,9 +10,9 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from torch.nn.functional import cross_entropy
 from olivebuild.core.errors import first_line
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn.packing import Packed, Rows
-
-if TYPE_CHECKING:
-    from olivebuild.ml.nn.forward import Forward
 
 LAUNCH_BOUND = 1e13
 """Tokens times parameters up to which launching kernels takes longer than running them."""
@@ -34,6 +31,26 @@ SHORTEST, FEWEST = 32, 64
 ROUNDING = 5e-2
 """The relative difference of losses and of gradients' norms that half precision explains."""
 UNCOUNTED = -100
+
+
+class Forward(Protocol):
+    """What is captured: the logits of a model (ml/nn/forward.py)."""
+
+    model: Any
+    device: torch.device
+    scale: float
+    """Factor of the loss before its gradient is taken."""
+
+    @property
+    def note(self) -> Callable[[str], None]:
+        """What is told of a model that can't be captured."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens for which there is memory at once."""
+
+    def logits(self, part: Packed) -> torch.Tensor:
+        """Return the logits of counted tokens, [counted tokens, vocabulary]."""
 
 
 class Shape(NamedTuple):
@@ -69,7 +86,7 @@ class StepGraphs:
         shape = Shape(len(batch), _padded(longest, SHORTEST), _padded(labels, FEWEST))
         fits = (
             labels > 0
-            and shape.tokens <= self._forward.setup.tokens_per_micro_batch
+            and shape.tokens <= self._forward.most_tokens
             and shape.tokens * self._parameters <= LAUNCH_BOUND
             and shape.counted * self._vocabulary <= LOGITS
         )

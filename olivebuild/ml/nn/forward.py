@@ -94,6 +94,11 @@ class Forward:
         self._named = inspect.signature(model.get_base_model().forward).parameters
         model.set_attn_implementation(attention.NAME if setup.packed else own_attention(model))
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a micro-batch."""
+        return self.setup.tokens_per_micro_batch
+
     def replays(self, batch: Sequence[Tokens]) -> bool:
         """Return whether a batch's gradient is a CUDA graph's, which needs no layout."""
         return bool(self._graphs and not self.setup.recompute and self._graphs.take(batch))

@@ -23,11 +23,15 @@ CONVERSATIONS = ("messages", "user")
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     from olivebuild.ml.data.examples import read_table
+    from olivebuild.ml.models import genai
     from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
+    genai.use_threads(job.action.threads)
     tables = [read_table(job.input(role).path) for role in job.roles("data")]
     metrics = _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
+    # The process may go on to another step.
+    genai.use_threads(0)
     (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     job.result = Result(metrics=metrics)
 
