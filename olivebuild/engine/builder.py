@@ -17,7 +17,6 @@ from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError, Damaged, StoreError, of_disk
 from olivebuild.core.fs import locks
-from olivebuild.engine.actions import asking
 from olivebuild.engine.build_report import BuildReport, plan_event
 from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
 from olivebuild.engine.early.running_gates import RunningGates
@@ -28,6 +27,7 @@ from olivebuild.engine.preflight import check_locks, check_made, check_resources
 from olivebuild.engine.remote.elsewhere import Elsewhere
 from olivebuild.engine.scheduler import ResourcePool, Room, Space
 from olivebuild.engine.scheduling.attempts import Attempts
+from olivebuild.engine.scheduling.inputs import are_ready, quick_readers
 from olivebuild.engine.scheduling.ready_queue import ReadyQueue
 from olivebuild.engine.scheduling.starts import Starts
 from olivebuild.planner.changing.changes import Changes
@@ -223,6 +223,7 @@ class Builder:
         Nothing of what is `done`.
         """
         changed: set[str] = set()
+        graph = self.planner.graph
         taken = {action.state.key for action in self._running.values()}
         passed = {*done, *self._locks.elsewhere}
         for state in queue.ready(self._gates.deciding(), self._space.has_slot):
@@ -233,10 +234,12 @@ class Builder:
             if name in passed:
                 continue
             if state.verdict is Verdict.CACHED:
-                changed |= self._restore(state)
+                size = state.manifest.size if state.manifest else 0
+                if not any(n in self._starts for n in quick_readers(graph, plan, name, size)):
+                    changed |= self._restore(state)
             elif state.node.exclusive and (changed or done):
                 break  # What the plan says now would be done beside what is timed.
-            elif self._inputs_ready(plan, state):
+            elif are_ready(graph, plan, state.node, self._running, self._failures):
                 changed |= self._starts.add(plan, state)
                 taken |= {state.key} if name in self._starts else set()
         return changed
@@ -291,24 +294,6 @@ class Builder:
         if is_here or has_new_fault:
             self._failures.check(plan)
 
-    def _inputs_ready(self, plan: Plan, state: State) -> bool:
-        """Return whether a node's inputs are there.
-
-        So have to be the data sets of the benchmarks that will ask what is made of it: their rows
-        are looked at before an adapter is trained.
-        """
-        graph = self.planner.graph
-        if not all(self._is_done(plan, s.name) for _, s, _ in graph.inputs[state.node.name]):
-            return False
-        for _, sets in asking(graph, plan, state.node):
-            for source in sets:
-                if source.name not in self._failures and not self._is_done(plan, source.name):
-                    return False
-        return True
-
-    def _is_done(self, plan: Plan, name: str) -> bool:
-        return plan.states[name].verdict is Verdict.FRESH and name not in self._running
-
     def _restore(self, state: State) -> set[str]:
         """Put a cached result into build/."""
         assert state.manifest
@@ -323,6 +308,9 @@ class Builder:
             self._note(node, f"the cached result is damaged ({e}): it is built again")
             return {node.name}
         remember(planner.workspace, state, state.reasons)
+        if node.target in self.report.ran:
+            # It was made by this build, and only its copying was put off.
+            return {node.name}
         self.report.touch(node, "restored")
         self._say("restored", node, seconds=time.monotonic() - start)
         return {node.name}
@@ -351,7 +339,15 @@ class Builder:
             )
         if outcome.error:
             raise outcome.error
-        Commit(self.planner, running, outcome, lambda text: self._note(node, text)).run()
+        graph, plan = self.planner.graph, self.report.plan
+
+        def is_put_off(size: int) -> bool:
+            return bool(plan and quick_readers(graph, plan, node.name, size))
+
+        commit = Commit(
+            self.planner, running, outcome, lambda text: self._note(node, text), is_put_off
+        )
+        commit.run()
         if self._remote and self.report.plan:
             self._remote.upload(self.planner, self.report.plan, [node.name])
         self.report.touch(node, "ran")

@@ -20,7 +20,7 @@ from olivebuild.core import hashing, numerics
 from olivebuild.core.errors import Damaged, InputError, StepError
 from olivebuild.core.fs.files import files_below
 from olivebuild.planner.plan import Plan, Planner
-from olivebuild.planner.states import Demand, State
+from olivebuild.planner.states import Demand, State, Verdict
 from olivebuild.planner.trace_lookup import carried_on
 from olivebuild.planner.workspace import LastBuild, Workspace
 
@@ -59,7 +59,8 @@ class Commit:
     """Takes in the result of an action that ended well.
 
     Whatever fails before the trace is written leaves no trace. `note` is called with what is to be
-    told of the node.
+    told of the node. `is_put_off` tells of a result of some bytes whether it is put into build/
+    later.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Commit:
         action: RunningAction,
         outcome: Outcome,
         note: Callable[[str], None],
+        is_put_off: Callable[[int], bool] = lambda _: False,
     ) -> None:
         assert outcome.result
         assert action.state.key
@@ -75,6 +77,7 @@ class Commit:
         self._action = action
         self._outcome = outcome
         self._note = note
+        self._is_put_off = is_put_off
         self._state = action.state
         self._node = action.state.node
         self._key: str = action.state.key
@@ -129,7 +132,7 @@ class Commit:
             return scan.shown(changed) if changed else None
         if source.manifest is None or node.name != node.target:
             return None
-        if source.demand is not Demand.FOLDER:
+        if source.demand is not Demand.FOLDER or source.verdict is Verdict.CACHED:
             return None
         difference = self._planner.workspace.differs(node.target, source.manifest)
         return difference.what if difference else None
@@ -245,7 +248,7 @@ class Commit:
         """Put the result into build/ where it is wanted there."""
         node = self._node
         is_wanted = node.name == node.target and self._state.publish_when_built
-        if stored.manifest is None or not is_wanted:
+        if stored.manifest is None or not is_wanted or self._is_put_off(stored.manifest.size):
             return
         try:
             self._planner.workspace.publish(node.target, stored.manifest, self._planner.store)

@@ -39,7 +39,7 @@ class Failures:
         self._told: set[str] = set()
         """The facts that were reported already."""
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._names
 
     def add(self, node: Node, error: BuildError) -> None:

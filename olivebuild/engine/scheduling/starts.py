@@ -75,7 +75,7 @@ class Starts:
         self._say = say
         self._waiting: dict[str, _Waiting] = {}
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         """Return whether a node's action runs or is about to."""
         return name in self.running or name in self._waiting
 
