@@ -102,6 +102,8 @@ class Room:
         self._gpus = gpus
         self._in_use: dict[str, tuple[Node, int]] = {}
         """Node -> itself, and its cores."""
+        self._stepping: set[str] = set()
+        """Trainings that make steps; before that they import libraries and load models."""
 
     @property
     def cores(self) -> int:
@@ -120,6 +122,8 @@ class Room:
         """Return whether a node may start now. `model` is the one that it judges, if it does."""
         if not self._in_use:
             return True
+        if node.kind in ON_ONE_CORE and self._is_starting():
+            return False
         if not self._jobs and not _measures(node):
             others = [other for other, _ in self._in_use.values() if not _measures(other)]
             if others:
@@ -139,6 +143,16 @@ class Room:
 
     def give_back(self, node: Node) -> None:
         del self._in_use[node.name]
+        self._stepping.discard(node.name)
+
+    def steps(self, node: Node) -> None:
+        """Take note that a training makes steps."""
+        self._stepping.add(node.name)
+
+    def _is_starting(self) -> bool:
+        """Return whether a training begins, which what starts beside it would hold up."""
+        nodes = [node for node, _ in self._in_use.values()]
+        return any(n.kind == "adapter" and n.name not in self._stepping for n in nodes)
 
     def needs_gpu(self, node: Node, model: Node | None) -> bool:
         """Return whether a node computes on a GPU of this machine."""
@@ -298,7 +312,10 @@ class Space:
 
     def foresee(self, plan: Plan, node: Node) -> None:
         """Have processes get ready for what comes after a node that makes steps."""
-        if self._room and node not in self._elsewhere and self._room.left:
+        if self._room is None or node in self._elsewhere:
+            return
+        self._room.steps(node)
+        if self._room.left:
             self._foresight.trains(plan, node, self._room)
 
     def give_back(self, node: Node) -> None:

@@ -141,3 +141,28 @@ def test_tensors_that_a_power_cut_took_are_computed_again(lazy: Place) -> None:
     done = lazy.build("onnx")
     assert done.code == 0, done.err
     assert (lazy.folder / "build/onnx/model.onnx.data").read_bytes() == right
+
+
+def test_what_reads_tensors_does_not_wait_until_a_folder_is_copied(
+    lazy: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import olivebuild
+    from olivebuild.engine.scheduling import inputs
+
+    lazy.build("merged", "onnx")
+    before = lazy.built("merged", "model.safetensors")
+    choose(lazy, 1)
+    monkeypatch.setenv("OLIVEBUILD_CACHE", str(lazy.cache))
+    # As if the merge took minutes to copy.
+    monkeypatch.setattr(inputs, "COPIED", 0.0)
+    copied: dict[str, bool] = {}
+
+    def look(event: olivebuild.Event) -> None:
+        if event.name in ("finished", "restored"):
+            target = str(event.data["target"])
+            copied[target] = lazy.built("merged", "model.safetensors") != before
+
+    olivebuild.open(lazy.folder).build("merged", "onnx", on_event=look)
+    assert copied == {"adapter": False, "merged": False, "onnx": False}
+    assert lazy.built("merged", "model.safetensors") != before
+    assert lazy.build("merged", "onnx").ran == []
