@@ -357,22 +357,12 @@ through training, merge and conversion in this environment ({versions}).
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
-SOURCES = """
-## Where models come from
-
-[Sources of models](guides/model-sources.md), and what each was tested on:
-
-- Folders, `gguf:` and `pypi:` sources: real files, as in the table above.
-- MLflow folders: the layouts of mlflow's own code and of Azure's converter, made of a tiny model;
-  adapters, merges and conversions of them are those of the plain folder, with the same keys.
-- `hf:`: against a local server that speaks the hub's protocol, gated repositories too.
-- `azureml://` models and datastores: contract-tested only. A server on loopback gives the answers
-  of Azure's API as azure-ai-ml 1.35 asks for them; nothing was fetched from Azure itself.
-"""
+BELOW = "\n## Where models come from\n"
+"""What is below the table is not measured here, and kept."""
 
 
-def page(rows: dict[str, dict[str, Any]]) -> str:
-    """The table, with what was refused and why below it."""
+def page(rows: dict[str, dict[str, Any]], before: str = "") -> str:
+    """The table, with what was refused and why below it, and what else the page before says."""
     from importlib.metadata import version
 
     notes: dict[str, int] = {}
@@ -426,7 +416,8 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         default=0.0,
     )
     share = f"1 in {round(1 / off, -3):,.0f}" if off else "none"
-    return HEAD.format(versions=versions, off=share) + "".join(lines) + f"\n{told}" + SOURCES
+    _, title, rest = before.partition(BELOW)
+    return HEAD.format(versions=versions, off=share) + "".join(lines) + f"\n{told}" + title + rest
 
 
 def main() -> None:
@@ -454,4 +445,5 @@ def main() -> None:
             rows[name] = measure(name, Path(scratch, name))
             print("ROW", name, faults(rows[name]), json.dumps(rows[name]), flush=True)
     if given.write:
-        given.write.write_text(page(rows), "utf-8")
+        before = given.write.read_text("utf-8") if given.write.exists() else ""
+        given.write.write_text(page(rows, before), "utf-8")
