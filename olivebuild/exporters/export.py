@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from olivebuild import __version__
 from olivebuild.core.errors import GateError, InputError
+from olivebuild.core.fs.locks import locked
 from olivebuild.engine.provenance import slsa
 from olivebuild.engine.provenance.lineage import Lineage, lineage_of
 from olivebuild.engine.recorder import history_of
@@ -104,21 +105,24 @@ def export(
             result = staging / "delta"
             result.mkdir()
             size = delta.write(old, contents, whole, result)
-        if push:
-            pushed = push.push(_to_push(contents, whole))
         files = sum(1 for path in result.rglob("*") if path.is_file())
         if place and (suffix := archive.suffix_of(place)):
             packed = staging / f"packed{suffix}"
             archive.pack(result, packed, suffix=suffix, name=place.name[: -len(suffix)])
             result = packed
         total = sum(p.stat().st_size for p in [result, *result.rglob("*")] if p.is_file())
+        if push:
+            # What others see comes late, and is written down before anything else can fail.
+            pushed = push.push(_to_push(contents, whole))
+            if pushed.new or not _is_recorded(project, contents, pushed):
+                _record(project, contents, pushed.text, doubts)
         if place:
             os.rename(result, place)
-    for where in [
-        *([place.name] if place else []),
-        *([pushed.text] if pushed and pushed.new else []),
-    ]:
-        _record(project, contents, where, doubts, is_delta=bool(old) and place is not None)
+            _record(project, contents, place.name, doubts, is_delta=bool(old))
+    read_only = project.planner.store.read_only
+    unlisted = (
+        ["the cache is read-only: `olivebuild history` will not list it"] if read_only else []
+    )
     return Exported(
         target=target,
         digest=contents.digest,
@@ -128,7 +132,7 @@ def export(
         delta=size,
         doubts=doubts,
         judged=bool(_judges(project, target)),
-        notes=(*written.notes, *(pushed.notes if pushed else ())),
+        notes=(*written.notes, *(pushed.notes if pushed else ()), *unlisted),
         pushed=pushed,
     )
 
@@ -148,9 +152,11 @@ def _record(
     where: str,
     doubts: tuple[str, ...],
     *,
-    is_delta: bool,
+    is_delta: bool = False,
 ) -> None:
-    """Write down what was shipped to where."""
+    """Write down what was shipped to where, unless the cache, which has the history, can't be."""
+    if project.planner.store.read_only:
+        return
     shipments.append(
         history_of(project).file,
         Shipment(
@@ -161,6 +167,18 @@ def _record(
             delta=is_delta,
             doubts=doubts,
         ),
+    )
+
+
+def _is_recorded(project: Project, contents: ExportManifest, pushed: Pushed) -> bool:
+    """Return whether a push of the same model to the same place is written down."""
+
+    def bare(text: str) -> str:
+        return text.partition("@")[0]
+
+    return any(
+        one.digest == contents.digest and bare(one.place) == bare(pushed.text)
+        for one in shipments.read(history_of(project).file)
     )
 
 
@@ -282,13 +300,20 @@ def _old(since: Path) -> delta.Old:
 
 @contextmanager
 def _staging(project: Project, place: Path | None) -> Iterator[Path]:
-    """Yield a folder beside the place, or in the cache, which is gone afterwards."""
-    if place is None:
-        scratch = project.planner.store.scratch("push")
-        try:
-            yield scratch
-        finally:
-            project.planner.store.discard(scratch)
+    """Yield a folder beside the place, or in the cache, which is gone afterwards.
+
+    Where neither may be written it lies in the system's folder for such.
+    """
+    store = project.planner.store
+    if place is None and not store.read_only:
+        # A sweep deletes what lies there while no build holds this.
+        with locked(store.builds_lock, shared=True):
+            scratch = store.scratch("push")
+            try:
+                yield scratch
+            finally:
+                store.discard(scratch)
         return
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as name:
+    prefix = f".{place.name}." if place else "olivebuild-push-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place and place.parent) as name:
         yield Path(name)
