@@ -18,7 +18,7 @@ from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError, Damaged, StoreError, of_disk
 from olivebuild.core.fs import locks
 from olivebuild.engine.build_report import BuildReport, plan_event
-from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
+from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save_all
 from olivebuild.engine.early.running_gates import RunningGates
 from olivebuild.engine.early.stopping import Stopping
 from olivebuild.engine.failures import Failures
@@ -74,6 +74,8 @@ class Builder:
         self._failures = Failures(planner, self.report, self._say, self._elsewhere)
         self._gates = RunningGates(planner, self._say)
         self._stopping = Stopping(planner.graph, (), self._gates)
+        self._put_off: set[str] = set()
+        """What was made, and is copied into build/ when others have read it."""
         self._attempts = Attempts()
         self._starts = Starts(
             planner,
@@ -103,7 +105,7 @@ class Builder:
                 self._run(recalled)
             finally:
                 self._stop()
-                self._save()
+                save_all(self.planner, self.report)
             self.report.seconds = time.monotonic() - start
             return self.report
 
@@ -143,6 +145,7 @@ class Builder:
                 self._update(plan, changed)
             elif self._is_over(plan):
                 break
+        self._copy_put_off(plan)
         self.report.early = self._gates.decided
         self.report.stopped = self._stopping.stopped
         if not self.report.errors:
@@ -307,13 +310,24 @@ class Builder:
             # The blob is in quarantine now, so the next plan finds it missing and runs the step.
             self._note(node, f"the cached result is damaged ({e}): it is built again")
             return {node.name}
-        remember(planner.workspace, state, state.reasons)
-        if node.target in self.report.ran:
-            # It was made by this build, and only its copying was put off.
+        except (BuildError, OSError) as e:
+            if node.name not in self._put_off:
+                raise
+            self._failures.add(node, of_disk(e, node.target) if isinstance(e, OSError) else e)
             return {node.name}
+        if node.name in self._put_off:
+            self._put_off.discard(node.name)
+            return {node.name}
+        remember(planner.workspace, state, state.reasons)
         self.report.touch(node, "restored")
         self._say("restored", node, seconds=time.monotonic() - start)
         return {node.name}
+
+    def _copy_put_off(self, plan: Plan) -> None:
+        """Put into build/ what was made before the build failed, and waited for its readers."""
+        for name in sorted(self._put_off):
+            if plan.states[name].verdict is Verdict.CACHED and name not in self._failures:
+                self._restore(plan.states[name])
 
     def _finish(self, running: RunningAction, outcome: Outcome) -> set[str]:
         """Take in how an action ended, and give back all that it held."""
@@ -342,7 +356,9 @@ class Builder:
         graph, plan = self.planner.graph, self.report.plan
 
         def is_put_off(size: int) -> bool:
-            return bool(plan and quick_readers(graph, plan, node.name, size))
+            if plan and quick_readers(graph, plan, node.name, size):
+                self._put_off.add(node.name)
+            return node.name in self._put_off
 
         commit = Commit(
             self.planner, running, outcome, lambda text: self._note(node, text), is_put_off
@@ -366,17 +382,6 @@ class Builder:
         for running in self._running.values():
             running.close(self.planner.store)
         self._running.clear()
-
-    def _save(self) -> None:
-        """Write what is remembered, whatever went wrong.
-
-        Where even that can't be written, tell it, once.
-        """
-        try:
-            save(self.planner, self.report.plan)
-        except OSError as e:
-            if not self.report.errors:
-                self.report.errors.append(of_disk(e))
 
     # Events
 

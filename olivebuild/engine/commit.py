@@ -17,8 +17,9 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing, numerics
-from olivebuild.core.errors import Damaged, InputError, StepError
+from olivebuild.core.errors import Damaged, InputError, StepError, of_disk
 from olivebuild.core.fs.files import files_below
+from olivebuild.engine.build_report import BuildReport
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State, Verdict
 from olivebuild.planner.trace_lookup import carried_on
@@ -295,3 +296,15 @@ def save(planner: Planner, plan: Plan | None) -> None:
         gc_roots.register(store, recipe, before, keys, nodes)
     workspace.save()
     planner.scan.lock.save()
+
+
+def save_all(planner: Planner, report: BuildReport) -> None:
+    """Write what is remembered of a build, whatever went wrong.
+
+    Where even that can't be written, the report tells it, once.
+    """
+    try:
+        save(planner, report.plan)
+    except OSError as e:
+        if not report.errors:
+            report.errors.append(of_disk(e))

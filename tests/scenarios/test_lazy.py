@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 from msgspec.structs import replace
 
@@ -166,3 +167,31 @@ def test_what_reads_tensors_does_not_wait_until_a_folder_is_copied(
     assert copied == {"adapter": False, "merged": False, "onnx": False}
     assert lazy.built("merged", "model.safetensors") != before
     assert lazy.build("merged", "onnx").ran == []
+
+
+def test_a_folder_is_copied_also_where_what_read_its_tensors_fails(
+    lazy: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import olivebuild
+    from olivebuild.api.executor import WORKER
+    from olivebuild.engine.scheduling import inputs
+
+    lazy.build("merged", "onnx")
+    before = lazy.built("merged", "model.safetensors")
+    choose(lazy, 1)
+    monkeypatch.setenv("OLIVEBUILD_CACHE", str(lazy.cache))
+    monkeypatch.setattr(inputs, "COPIED", 0.0)
+
+    def kill(event: olivebuild.Event) -> None:
+        if (event.name, event.data.get("target")) == ("started", "onnx"):
+            for process in psutil.Process().children():
+                if WORKER in process.cmdline():
+                    process.kill()
+
+    with pytest.raises(olivebuild.BuildError, match="onnx"):
+        olivebuild.open(lazy.folder).build("merged", "onnx", on_event=kill)
+    assert lazy.built("merged", "model.safetensors") != before
+    # And the reason why it was made is the adapter's, not that it had to be copied.
+    (why,) = json.loads(lazy.run("why", "--json", "merged").out)["reasons"]
+    assert "adapter" in why["what"]
+    assert lazy.build("merged", "onnx").ran == ["onnx"]

@@ -9,6 +9,7 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,11 +114,17 @@ class StepGraphs:
             return graph.replay()
         except (RuntimeError, MemoryError, NotImplementedError) as e:
             # torch.OutOfMemoryError is a RuntimeError.
-            self._fault = first_line(e, 200)
-            self._graphs.clear()
+            self.give_up(first_line(e, 200))
             forward.model.zero_grad(set_to_none=True)
-            forward.note(f"steps are not replayed as CUDA graphs: {self._fault}")
             return None
+
+    def give_up(self, why: str) -> None:
+        """Take no batch any more, and give back the graphs' memory."""
+        if not self._fault:
+            self._fault = why
+            self._graphs.clear()
+            self._pool = None
+            self._forward.note(f"steps are not replayed as CUDA graphs: {why}")
 
 
 class _Graph:
@@ -162,25 +169,32 @@ class _Graph:
         """
         device, drawn = self._forward.device, _host_random()
         before = torch.cuda.get_rng_state(device)
+        try:
+            expected = self._compute_apart(device)
+            if _host_random() != drawn:
+                raise RuntimeError("random numbers of the processor choose what is computed")
+            self._forget_gradients()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=pool):
+                self._loss = self.compute()
+            self._gradients = [weight.grad for weight in self._weights]
+            torch.cuda.set_rng_state(before, device)
+            figures = self._figures(self.replay())
+        finally:
+            # Whatever computes the batch then draws what it would have drawn.
+            self._forget_gradients()
+            torch.cuda.set_rng_state(before, device)
+        if not all(map(_agree, figures, expected)):
+            raise RuntimeError(f"a replay gives {figures} where {expected} was computed")
+
+    def _compute_apart(self, device: torch.device) -> tuple[float, float]:
+        """Compute kernel by kernel, on a stream of its own; return the figures."""
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream), _without_host():
             loss = self.compute()
         torch.cuda.current_stream(device).wait_stream(stream)
-        if _host_random() != drawn:
-            raise RuntimeError("random numbers of the processor choose what is computed")
-        expected = self._figures(loss)
-        self._forget_gradients()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
-            self._loss = self.compute()
-        self._gradients = [weight.grad for weight in self._weights]
-        torch.cuda.set_rng_state(before, device)
-        figures = self._figures(self.replay())
-        self._forget_gradients()
-        torch.cuda.set_rng_state(before, device)
-        if not all(abs(a - b) <= ROUNDING * abs(b) for a, b in zip(figures, expected, strict=True)):
-            raise RuntimeError(f"a replay gives {figures} where {expected} was computed")
+        return self._figures(loss)
 
     def replay(self) -> torch.Tensor:
         """Give the weights the gradient of what the inputs hold; return the mean loss, a scalar."""
@@ -250,9 +264,21 @@ def _padded(count: int, least: int) -> int:
     return size
 
 
-def _host_random() -> tuple[bytes, object]:
-    """Return the states of the processor's random numbers, of torch and of Python."""
-    return torch.get_rng_state().numpy().tobytes(), random.getstate()
+def _agree(a: float, b: float) -> bool:
+    """Return whether two figures differ by rounding, or neither is a number.
+
+    The first gradients of float16 may leave its range; they are computed again, scaled less.
+    """
+    if not (math.isfinite(a) or math.isfinite(b)):
+        return True
+    return abs(a - b) <= ROUNDING * abs(b)
+
+
+def _host_random() -> tuple[object, ...]:
+    """Return the states of the processor's random numbers, of torch, Python and numpy."""
+    numbers: Any = np.random.get_state()
+    drawn = (numbers[1].tobytes(), *numbers[2:])
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn
 
 
 @contextmanager

@@ -159,6 +159,9 @@ class Forward:
     def _halve(self, longest: int) -> None:
         """Use less memory. Raises StepError when there is nothing left to make smaller."""
         self.model.zero_grad(set_to_none=True)
+        if self._graphs:
+            # What they have captured keeps its memory.
+            self._graphs.give_up("their memory is needed")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         tokens = self.setup.tokens_per_micro_batch
