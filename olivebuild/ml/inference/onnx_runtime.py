@@ -138,8 +138,8 @@ class OnnxRuntime:
         longest = max((_longest(question, new_tokens) for question in everyone), default=0)
         length = capacity(self.config, longest)
         reader = _Reader(lambda: self.generator(length), prefix)
-        keeps_all = len(everyone) > 1 and _keeps_all(self.config, longest)
-        reader.rewinds = keeps_all and self._rewinds(reader, everyone)
+        is_whole = len(everyone) > 1 and keeps_all(self.config, longest)
+        reader.rewinds = is_whole and self._rewinds(reader, everyone)
         for i, question in enumerate(questions):
             room = min(new_tokens, context - len(question.prompt))
             inquiry = Inquiry(question, room, ends)
@@ -166,7 +166,7 @@ class OnnxRuntime:
         return True
 
 
-def _keeps_all(config: dict[str, Any], longest: int) -> bool:
+def keeps_all(config: dict[str, Any], longest: int) -> bool:
     """Return whether a graph keeps the keys and values of `longest` tokens, and nothing else."""
     decoder = config["model"]["decoder"]
     names = " ".join([*decoder.get("inputs", ()), *decoder.get("outputs", ())])

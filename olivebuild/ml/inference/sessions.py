@@ -7,13 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
+from olivebuild.ml.inference.onnx_runtime import OnnxRuntime, keeps_all
 from olivebuild.ml.inference.passes import PASS_LOGITS
 from olivebuild.ml.inference.runtime import Runtime
 from olivebuild.ml.inference.torch_runtime import HuggingFaceRuntime
 from olivebuild.ml.nn.reach import keeps_state
 from olivebuild.ml.onnx.trial import capacity
 
+BY_LENGTH, BORDER = "phi", 4096
+"""Beginning of the types of models for which onnxruntime-genai has LongRoPE, and its border."""
 Logits = np.ndarray[Any, Any]
 """float32 [tokens, vocabulary]."""
 
@@ -47,6 +49,11 @@ def vocabulary_of(runtime: Runtime) -> int:
     return int(runtime.model.config.get_text_config().vocab_size)
 
 
+def portion_of(runtime: Runtime) -> int:
+    """Return how many tokens' logits are held at once."""
+    return max(1, PASS_LOGITS // vocabulary_of(runtime))
+
+
 class _TorchSession:
     def __init__(self, runtime: HuggingFaceRuntime) -> None:
         self._runtime = runtime
@@ -58,7 +65,7 @@ class _TorchSession:
         is_long = bool(runtime.border) and len(text) > runtime.border
         if is_long or keeps_state(runtime.model):
             return max(1, len(text))
-        return max(1, PASS_LOGITS // vocabulary_of(runtime))
+        return portion_of(runtime)
 
     def read(self, tokens: list[int]) -> Logits:
         return self._read(tokens, 1)
@@ -88,8 +95,12 @@ class _OnnxSession:
         """Whether the graph gives the logits of all tokens that it is given at once."""
 
     def portion(self, text: list[int]) -> int:
-        # The graph gives the logits of all tokens anyway.
-        return max(1, len(text))
+        config = self._runtime.config
+        # As above. A graph does not say where its positions come to mean something else.
+        is_long = str(config["model"]["type"]).startswith(BY_LENGTH) and len(text) > BORDER
+        if is_long or not keeps_all(config, len(text)):
+            return max(1, len(text))
+        return portion_of(self._runtime)
 
     def read(self, tokens: list[int]) -> Logits:
         self._append(tokens)

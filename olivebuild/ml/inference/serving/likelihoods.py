@@ -65,13 +65,14 @@ def read_prompt(
     for start in range(0, len(prompt), size):
         portion = list(prompt[start : start + size])
         rows = session.read_each(portion)
-        shares = log_shares(rows)
+        # Where a prompt is read in one go, the likelihoods of all of it at once would be as much
+        # again, several times.
         for i, token in enumerate(portion):
             if start + i < unseen:
                 one = Token(text="", nats=None if before is None else _nats(before[token]), top=[])
             else:
                 one = told(decoder, token, before, count)
-            before = shares[i]
+            before = log_shares(rows[i : i + 1])[0]
             yield one, rows[i]
 
 

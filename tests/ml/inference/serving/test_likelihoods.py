@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from olivebuild.ml.inference.generate import Decoder
-from olivebuild.ml.inference.serving.likelihoods import LEAST, log_shares, told
+from olivebuild.ml.inference.serving.likelihoods import LEAST, log_shares, read_prompt, told
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,35 @@ def test_an_answer_completes_a_character_of_its_prompt(tokenizer: Any) -> None:
     decoder = Decoder(tokenizer, ids[:-1])
     assert decoder.peek(ids[-1]) == "é"
     assert decoder.add(ids[-1]) == "é"
+
+
+class Whole:
+    """A session that reads a prompt in one go."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def read(self, tokens: list[int]) -> np.ndarray:
+        raise AssertionError
+
+    def read_each(self, tokens: list[int]) -> np.ndarray:
+        return self.rows[: len(tokens)]
+
+    def portion(self, text: list[int]) -> int:
+        return len(text)
+
+
+def test_likelihoods_of_a_prompt_are_held_one_by_one(tokenizer: Any) -> None:
+    prompt = [i % 50 for i in range(200)]
+    rows = np.random.default_rng(0).normal(size=(len(prompt), 20_000)).astype(np.float32)
+    expected = log_shares(rows[:3])
+    tracemalloc.start()
+    try:
+        told_of = [
+            one.nats for one, _ in read_prompt(Whole(rows), prompt, Decoder(tokenizer), 0, 0)
+        ]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told_of[:4] == [None, *(float(expected[i, prompt[i + 1]]) for i in range(3))]
+    assert peak < rows.nbytes / 10
