@@ -16,12 +16,12 @@ import uvicorn
 from olivebuild.core.errors import InputError
 from olivebuild.executors.model_process import Talker
 from olivebuild.server.app import Log, Service, application
+from olivebuild.server.connections import Connection
 from olivebuild.server.desk import Desk
 from olivebuild.server.guard import Guard, is_loopback
 
 END_SECONDS = 5
 """The time that answers have when the server is told to end."""
-MOST_CONNECTIONS = 256
 BACKLOG = 128
 MOST_HEADER_BYTES = 64 << 10
 
@@ -122,7 +122,7 @@ def serve(
     config = uvicorn.Config(
         application(service, guard, log),
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -130,7 +130,6 @@ def serve(
         # Nothing stands between clients and this that may say who they are.
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         timeout_graceful_shutdown=END_SECONDS,
     )
