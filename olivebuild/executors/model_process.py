@@ -63,6 +63,8 @@ class Talker:
         self._asked = 0
         self._open = False
         """An answer is under way."""
+        self._error: BuildError | None = None
+        """What the process has said of its end."""
         self._writing = threading.Lock()
 
     def __enter__(self) -> Talker:
@@ -82,7 +84,8 @@ class Talker:
                 # Ctrl-C reaches the parent alone, which then ends the answer and not the model.
                 start_new_session=os.name == "posix",
             )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,9 +129,11 @@ class Talker:
             self._open = event["event"] not in LAST
             yield event
 
-    def wait(self) -> StepError:
+    def wait(self) -> BuildError:
         """Wait until the process has ended, and return the error that this is."""
         self._child.wait()
+        # What it said last may not have been read. Its own children may hold its stdout open.
+        self._reader.join(GRACE_SECONDS)
         return self._ended()
 
     def stop(self) -> None:
@@ -147,23 +152,24 @@ class Talker:
 
     def _send(self, request: dict[str, object]) -> None:
         assert self._child.stdin
-        with contextlib.suppress(BrokenPipeError), self._writing:
-            # If it has ended, its last event or the lack of one says why.
-            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+        line = json.dumps(request).encode() + b"\n"
+        # If it has ended, its last event or the lack of one says why. ValueError: `with` has ended,
+        # in another thread.
+        with contextlib.suppress(OSError, ValueError), self._writing:
+            self._child.stdin.write(line)
             self._child.stdin.flush()
 
     def _next(self) -> dict[str, Any]:
         event = self._events.get()
-        target = self._settings.target
         if event is None:
             self._events.put(None)
             raise self._ended()
         if event["event"] == "error":
-            raise BuildError.from_json(event, target)
+            raise self._ended()
         return event
 
-    def _ended(self) -> StepError:
-        return StepError(
+    def _ended(self) -> BuildError:
+        return self._error or StepError(
             f"the process that holds {self._settings.target} ended",
             hint=f"{self._log} has the whole story; perhaps there was too little memory",
         )
@@ -174,5 +180,8 @@ class Talker:
         with self._child.stdout as lines:
             for line in lines:
                 with contextlib.suppress(ValueError):
-                    self._events.put(json.loads(line))
+                    event = json.loads(line)
+                    if event["event"] == "error":
+                        self._error = BuildError.from_json(event, self._settings.target)
+                    self._events.put(event)
         self._events.put(None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from olivebuild.core.errors import BuildError
+from olivebuild.core.errors import BuildError, StepError, first_line
 from olivebuild.executors.model_process import LAST, Talker
 from olivebuild.server.errors import ApiError
 
@@ -81,6 +82,11 @@ class Desk:
         """Take no more requests, and tell those that wait so; the one that is answered goes on."""
         with self._changed:
             self._is_closed = True
+        self._send_away()
+
+    def _send_away(self) -> None:
+        """Tell those that wait that nobody is answered any more."""
+        with self._changed:
             waiting = list(self._line)
             self._line.clear()
         for job in waiting:
@@ -89,15 +95,22 @@ class Desk:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._current = None
                 self._changed.wait_for(lambda: self._line)
                 job = self._current = self._line.popleft()
             try:
                 self._answer(job)
             except BuildError as e:
-                job.tell({"event": "failed", "fact": e.fact, "hint": ""})
-                self._fail(e)
-                return
+                error = e
+            except Exception as e:  # noqa: BLE001
+                # Without this thread all requests would wait for ever.
+                traceback.print_exc()
+                fact = f"{type(e).__name__} in the server: {first_line(e)}"
+                error = StepError(fact, hint="this is a fault of olivebuild's: please report it")
+            else:
+                continue
+            self._fail(error)
+            job.tell({"event": "failed", "fact": error.fact, "hint": ""})
+            return
 
     def _mind(self) -> None:
         """Notice the end of the process also while nobody asks."""
@@ -108,15 +121,18 @@ class Desk:
         with self._changed:
             if self._is_closed:
                 return
-            self.error = error
-        self.close()
+            self._is_closed, self.error = True, error
+        self._send_away()
         self._on_end()
 
     def _answer(self, job: Job) -> None:
         """Ask the process, and hand on what it says."""
         for event in self._talker.events(**job.question):
-            if job.has_left:
-                if event["event"] not in LAST:
-                    self._talker.stop()
-            else:
+            if event["event"] in LAST:
+                with self._changed:
+                    # Who is told the end may ask the next at once.
+                    self._current = None
+            elif job.has_left:
+                self._talker.stop()
+            if not job.has_left:
                 job.tell(event)

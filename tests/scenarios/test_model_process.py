@@ -42,3 +42,11 @@ def test_a_model_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> Non
     ):
         talker.ready()
     assert caught.value.target == "base"
+
+
+def test_what_a_process_said_of_its_end_is_told_also_where_nobody_asks(tmp_path: Path) -> None:
+    with Talker(settings_of(tmp_path / "nothing"), tmp_path / "log") as talker:
+        error = talker.wait()
+    assert "the process that holds" not in error.fact
+    # Who stops an answer after the end does no harm.
+    talker._send({"stop": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -145,4 +146,67 @@ def test_a_process_that_is_ended_with_its_server_is_no_error() -> None:
         await asyncio.sleep(0.05)
         assert (desk.error, ended) == (None, [])
 
+    asyncio.run(run())
+
+
+def test_who_was_told_the_end_may_ask_at_once() -> None:
+    class Lingering(Process):
+        rest = threading.Event()
+
+        def events(self, **question: Any) -> Iterator[dict[str, Any]]:
+            yield {"event": "end"}
+            assert self.rest.wait(10)
+
+    async def run() -> None:
+        process = Lingering()
+        desk = desk_of(process, 1, [])
+        assert await told(desk.join({})) == "end"
+        second = desk.join({})
+        process.rest.set()
+        assert await told(second) == "end"
+
+    asyncio.run(run())
+
+
+def test_a_fault_of_the_servers_own_is_told_and_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    class Faulty(Process):
+        def events(self, **question: Any) -> Iterator[dict[str, Any]]:
+            yield {"event": "begun"}
+            raise KeyError("event")
+
+    async def run() -> None:
+        ended = list[bool]()
+        desk = desk_of(Faulty(), 3, ended)
+        first, second = desk.join({}), desk.join({})
+        assert [await told(first), await told(first)] == ["begun", "failed"]
+        assert await told(second) == "closed"
+        assert isinstance(desk.error, StepError)
+        assert "KeyError" in desk.error.fact
+        assert ended == [True]
+        with pytest.raises(ApiError):
+            desk.join({})
+
+    asyncio.run(run())
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_a_server_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(threading.Condition):
+        """Gives other threads time after each locked block."""
+
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            time.sleep(0.02)
+
+    async def run() -> None:
+        process, ended = Process(), list[bool]()
+        process.is_gone = True
+        desk = desk_of(process, 3, ended)
+        job = desk.join({"name": "a"})
+        process.end.set()
+        assert await told(job) == "failed"
+        await asyncio.sleep(0.2)
+        assert ended == [True]
+
+    monkeypatch.setattr(threading, "Condition", Slow)
     asyncio.run(run())
