@@ -64,6 +64,8 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     """METHOD PATH of each request."""
     role: str = "write"
+    scoped: list[dict[str, Any]] | None = None
+    """What a fine-grained token is for, as the hub tells it."""
     fault: Fault | None = None
     received: int = 0
     """Bytes of files that were uploaded."""
@@ -150,7 +152,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return error(401, "Invalid credentials in Authorization header")
         data = json.loads(body) if body and path.endswith(("/create", "/batch", "-yaml")) else {}
         if path == "/api/whoami-v2":
-            token = {"displayName": "t", "role": hub.role}
+            token: dict[str, Any] = {"displayName": "t", "role": hub.role}
+            if hub.scoped is not None:
+                token["fineGrained"] = {"global": ["post.write"], "scoped": hub.scoped}
             me = {"name": "me", "type": "user", "orgs": [{"name": "team"}]}
             return of_json(me | {"auth": {"type": "access_token", "accessToken": token}})
         if path == "/api/validate-yaml":
@@ -180,8 +184,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if word == "branch":
             if revision in repository.branches:
                 return error(409, "Reference already exists")
-            repository.branches[revision] = list(repository.branches["main"])
+            commits = repository.branches["main"]
+            start = json.loads(body or b"{}").get("startingPoint", commits[-1].oid)
+            oids = [commit.oid for commit in commits]
+            repository.branches[revision] = commits[: oids.index(start) + 1]
             return of_json({})
+        if word == "commits":
+            return of_json([about_commit(one) for one in reversed(repository.branches[revision])])
         if word.startswith("xet-"):
             token = {"accessToken": "x", "exp": 4102444800, "casUrl": f"{self.hub.url}/xet"}
             return of_json(token)
@@ -261,6 +270,11 @@ def entry(path: str, data: bytes) -> dict[str, Any]:
 
 def git_name(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def about_commit(commit: Commit) -> dict[str, Any]:
+    about = {"id": commit.oid, "title": commit.summary, "message": ""}
+    return about | {"date": "2026-01-01T00:00:00.000Z", "authors": [{"user": "me"}]}
 
 
 def of_json(data: object) -> Answer:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.core.errors import InputError
-from olivebuild.core.fs.files import files_below
 from olivebuild.executors.launchers.azureml import asked, open_client, or_none
 from olivebuild.exporters import manifest
+from olivebuild.exporters.push.contents import contents_of
 from olivebuild.exporters.push.place import AzurePlace
 from olivebuild.exporters.push.records import Export, Pushed
 
@@ -32,7 +32,10 @@ class AzureModels:
         self._client = open_client(workspace.subscription, workspace.group, workspace.name)
 
     def check(self) -> None:
-        """Raises InputError where the workspace can't be asked."""
+        """Raise InputError where the workspace can't be asked.
+
+        Who may read it may not have a right to make models in it: Azure tells when one is made.
+        """
         place = self._place
         self._ask(lambda: self._client.workspaces.get(place.workspace.name))
 
@@ -41,11 +44,12 @@ class AzureModels:
         from azure.ai.ml.entities import Model
 
         place, folder = self._place, Path(export.folder)
-        for path in files_below(folder):
-            if path.name in IGNORING:
-                fact = f"the export has a {path.name}, by which Azure ML would leave files out"
+        contents = contents_of(folder)
+        for name in contents:
+            if name.rpartition("/")[2] in IGNORING:
+                fact = f"the export has a {name}, by which Azure ML would leave files out"
                 raise InputError(fact, hint="leave it out of the target")
-        digest = manifest.sha256_of(folder / manifest.NAME)
+        digest = contents[manifest.NAME].sha256
         for version, tags in self._versions():
             if tags.get(TAG) == digest and place.version in ("", version):
                 return self._pushed(version, new=False)

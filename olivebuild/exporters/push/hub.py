@@ -6,7 +6,6 @@ had and this one has not is deleted. A new repository is private.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +15,8 @@ from typing import Any
 from msgspec import Struct
 
 from olivebuild.core.errors import BuildError, InputError, StoreError, first_line
-from olivebuild.core.fs.files import files_below
 from olivebuild.exporters import manifest
+from olivebuild.exporters.push.contents import Content, check_there, contents_of
 from olivebuild.exporters.push.place import MAIN, HubPlace
 from olivebuild.exporters.push.records import Export, Pushed
 
@@ -29,6 +28,8 @@ WAITS = (0.5, 2.0, 5.0)
 AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Statuses that may pass: https://www.rfc-editor.org/rfc/rfc9110#section-15."""
 CONFLICT = (409, 412)
+WRITE = "repo.write"
+"""What a fine-grained token has for the owners and repositories whose files it may write."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -55,6 +56,8 @@ class Hub:
 
         self._place = place
         self._api = HfApi(library_name="olivebuild")
+        self._new: list[str] = []
+        """What was made there for this push."""
 
     def check(self) -> None:
         """Raises InputError."""
@@ -70,8 +73,10 @@ class Hub:
             fact = f"{place.text}: the token is {name}'s, who is not {owner} and no member of it"
             raise self._error(fact, f"is the name right? {SIGN_IN}")
         token = (who.get("auth") or {}).get("accessToken") or {}
-        if token.get("role") == "read":
+        if not _may_write(token, place.repository):
             fact = f"{place.text}: the token may read only"
+            if token.get("role") != "read":
+                fact = f"{place.text}: the token is for other places, and may not write there"
             raise self._error(
                 fact, "make one that may write: https://huggingface.co/settings/tokens"
             )
@@ -80,22 +85,32 @@ class Hub:
 
     def push(self, export: Export) -> Pushed:
         """Raises BuildError."""
-        place, folder = self._place, Path(export.folder)
-        notes = []
+        contents = contents_of(Path(export.folder))
+        try:
+            return self._push(export, contents)
+        except BuildError as e:
+            if self._new:
+                e.hint += f" (it has made {' and '.join(self._new)} there, which stays)"
+            raise
+
+    def _push(self, export: Export, contents: dict[str, Content]) -> Pushed:
+        place, notes, old = self._place, list[str](), set[str]()
         head = self._head()
         if head is None:
-            head, told = self._make()
+            head, told, old = self._make()
             notes.append(told)
         elif place.public and head.private:
             notes.append(f"{place.repository} is private, and stays so: its settings are the hub's")
-        self._check_files(head)
-        if not _differing(head, folder) and manifest.NAME in head.files:
+        if not old:
+            self._check_files(head)
+        if not _differing(head, contents):
             return self._pushed(head.commit, notes, new=False)
-        old, replaced = self._earlier(head)
-        notes += replaced
-        commit = self._commit(export, head, old)
+        if not old:
+            old, replaced = self._earlier(head)
+            notes += replaced
+        commit = self._commit(export, contents, head, old)
         now = self._head()
-        if now is None or (commit == now.commit and (wrong := _differing(now, folder))):
+        if now is None or (commit == now.commit and (wrong := _differing(now, contents))):
             fact = f"{place.text} has not taken {wrong[0] if now else 'it'} as it was pushed"
             raise StoreError(fact, hint="push again; what the hub has is on its page")
         return self._pushed(commit, notes, new=True)
@@ -109,15 +124,15 @@ class Hub:
             notes=tuple(notes),
         )
 
-    def _head(self) -> Head | None:
-        """Return the branch; None where there is no repository or no such branch."""
+    def _head(self, revision: str = "") -> Head | None:
+        """Return the branch, or a commit; None where there is no such, or no repository."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         place = self._place
 
         def look() -> Head | None:
             try:
-                info = self._api.model_info(place.repository, revision=place.branch)
+                info = self._api.model_info(place.repository, revision=revision or place.branch)
                 tree = self._api.list_repo_tree(
                     place.repository, recursive=True, revision=str(info.sha)
                 )
@@ -132,17 +147,24 @@ class Hub:
     def _check_files(self, head: Head) -> None:
         """Raise InputError for a branch with files that no export of olivebuild's has left."""
         place, names = self._place, set(head.files)
-        if ".gitignore" in names:
-            # The hub leaves out what it names, without a word.
-            fact = f"{place.text} has a .gitignore, by which the hub would leave files out"
-            raise self._error(fact, "delete it there")
+        self._check_ignoring(head)
         others = sorted(names - set(STARTERS))
         if others and manifest.NAME not in names:
             fact = f"{place.text} has files that are no export's: {', '.join(others[:3])}"
-            raise self._error(fact, f"name a repository or a branch of its own: {place.text}@NAME")
+            hint = f"name another repository, or a branch that is new: hf:{place.repository}@NAME"
+            raise self._error(fact, hint)
 
-    def _make(self) -> tuple[Head, str]:
-        """Make the repository, or the branch; return it, and what is to be said."""
+    def _check_ignoring(self, head: Head) -> None:
+        if ".gitignore" in head.files:
+            # The hub leaves out what it names, without a word.
+            fact = f"{self._place.text} has a .gitignore, by which the hub would leave files out"
+            raise self._error(fact, "delete it there")
+
+    def _make(self) -> tuple[Head, str, set[str]]:
+        """Make the repository, or the branch.
+
+        Returns it, what is to be said, and the files that it began with and that are not ours.
+        """
         place, api = self._place, self._api
         try:
             self._ask(lambda: api.model_info(place.repository))
@@ -151,16 +173,30 @@ class Hub:
             self._ask(
                 lambda: api.create_repo(place.repository, private=not place.public, exist_ok=True)
             )
+            self._new.append(place.repository)
             how = "public" if place.public else "private (--public makes a new one public)"
             told = f"{place.repository} is new, and {how}"
-        if place.branch != MAIN:
-            self._ask(
-                lambda: api.create_branch(place.repository, branch=place.branch, exist_ok=True)
-            )
+        first = self._make_branch() if place.branch != MAIN else ""
         head = self._head()
         if head is None:
             raise self._error(f"{place.text} was made, and is not there", "push again")
-        return head, told
+        old = set(head.files) - {".gitattributes"} if head.commit == first else set[str]()
+        return head, told, old
+
+    def _make_branch(self) -> str:
+        """Make the branch of the first commit, which rarely has a file; return that commit."""
+        place, api = self._place, self._api
+        commits = self._ask(lambda: api.list_repo_commits(place.repository, revision=MAIN))
+        first = str(commits[-1].commit_id)
+        if before := self._head(first):
+            self._check_ignoring(before)
+        self._ask(
+            lambda: api.create_branch(
+                place.repository, branch=place.branch, revision=first, exist_ok=True
+            )
+        )
+        self._new.append(f"the branch {place.branch}")
+        return first
 
     def _earlier(self, head: Head) -> tuple[set[str], list[str]]:
         """Return the files of the export that is there, and notes on what was edited since."""
@@ -192,19 +228,20 @@ class Hub:
                     )
         return {*files, manifest.NAME}, notes
 
-    def _commit(self, export: Export, head: Head, old: set[str]) -> str:
+    def _commit(
+        self, export: Export, contents: dict[str, Content], head: Head, old: set[str]
+    ) -> str:
         """Commit the export on top of a head; return the commit. Raises BuildError."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         place, folder = self._place, Path(export.folder)
-        names = [path.relative_to(folder).as_posix() for path in sorted(files_below(folder))]
-        gone = sorted((old & set(head.files)) - set(names))
+        gone = sorted((old & set(head.files)) - set(contents))
         for wait in (*WAITS, None):
-            operations: list[Any] = [
-                *(CommitOperationAdd(name, folder / name) for name in names),
-                *(CommitOperationDelete(name) for name in gone),
-            ]
             try:
+                operations: list[Any] = [
+                    *(CommitOperationAdd(name, folder / name) for name in contents),
+                    *(CommitOperationDelete(name) for name in gone),
+                ]
                 return str(
                     self._api.create_commit(
                         place.repository,
@@ -217,19 +254,19 @@ class Hub:
                 )
             except Exception as e:  # noqa: BLE001
                 # The hub's client passes on errors of whatever transport library it uses.
-                status = _status(e)
+                check_there(folder, contents)
+                if _is_refusal(e):
+                    raise self._failure(e) from None
                 if wait is not None and _may_pass(e):
                     time.sleep(wait)
-                elif status not in CONFLICT:
-                    raise self._failure(e) from None
                 # The answer may have been lost, and not the commit.
                 now = self._head()
                 if now and now.commit != head.commit:
-                    if not _differing(now, folder):
+                    if not _differing(now, contents):
                         return now.commit
                     fact = f"{place.text} was changed meanwhile"
                     raise self._error(fact, "look at what is there, and push again") from None
-                if status in CONFLICT:
+                if wait is None or not _may_pass(e):
                     raise self._failure(e) from None
         raise AssertionError
 
@@ -264,11 +301,35 @@ class Hub:
             return self._error(fact, "make one that may write there, or ask who owns it")
         cause = error.__cause__ or error
         fact = f"{text}: {first_line(cause, 200)}"
-        return self._error(fact, "is the hub reachable? Nothing was changed there; push again")
+        return self._error(
+            fact, "is the hub reachable? Push again: what it has taken by then is not pushed twice"
+        )
 
 
 class _NotThere(InputError):
     """There is no such repository, or none that this token may see."""
+
+
+def _may_write(token: Mapping[str, Any], repository: str) -> bool:
+    """Return whether a token may write files of a repository; True where it does not say."""
+    if token.get("role") != "fineGrained":
+        return token.get("role") != "read"
+    limits = token.get("fineGrained") or {}
+    if not isinstance(scoped := limits.get("scoped"), list) or WRITE in limits.get("global", ()):
+        return True
+    # A scope without a name is of a sort that is not known here.
+    names = {"", repository.lower(), repository.lower().partition("/")[0]}
+    return any(
+        WRITE in (one.get("permissions") or ())
+        and str((one.get("entity") or {}).get("name") or "").lower() in names
+        for one in scoped
+    )
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether an answer says for sure that nothing was done."""
+    status = _status(error)
+    return status is not None and status < 500 and status not in {*AGAIN, *CONFLICT}
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -297,18 +358,12 @@ def _entry(item: Any) -> Entry:
     return Entry(size=int(item.size), sha256=sha256, blob=str(item.blob_id))
 
 
-def _differing(head: Head, folder: Path) -> list[str]:
-    """Return the files of a folder that a commit has not, or not as they are."""
-    names = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
-    return [name for name, path in names.items() if not _is_same(head.files.get(name), path)]
+def _differing(head: Head, contents: Mapping[str, Content]) -> list[str]:
+    """Return the files of an export that a commit has not, or not as they are."""
+    return [name for name, file in contents.items() if not _is_same(head.files.get(name), file)]
 
 
-def _is_same(entry: Entry | None, path: Path) -> bool:
-    if entry is None or entry.size != path.stat().st_size:
+def _is_same(entry: Entry | None, file: Content) -> bool:
+    if entry is None or entry.size != file.size:
         return False
-    if entry.sha256:
-        return manifest.sha256_of(path) == entry.sha256
-    data = path.read_bytes()
-    # As Git names a file: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects.
-    named = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
-    return named.hexdigest() == entry.blob
+    return entry.sha256 == file.sha256 if entry.sha256 else entry.blob == file.blob

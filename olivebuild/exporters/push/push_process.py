@@ -25,7 +25,7 @@ class Service(Protocol):
         """Raise for what is known to stand against a push, before anything is exported."""
 
     def push(self, export: Export) -> Pushed:
-        """Push, and check that what is there now is what was pushed."""
+        """Push what the folder holds as its manifest says, all of it or nothing."""
 
 
 def service_of(place: Place) -> Service:

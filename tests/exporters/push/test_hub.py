@@ -108,15 +108,29 @@ def test_the_next_version_takes_the_place_of_the_last(hub: Hub, tmp_path: Path) 
 
 
 def test_a_branch_of_its_own(hub: Hub, tmp_path: Path) -> None:
-    hub.make(NAME, {"config.json": b"{}"})
-    with pytest.raises(InputError, match=r"files that are no export's: config\.json") as caught:
-        push(folder_of(tmp_path, 1))
-    assert f"{NAME}@NAME" in caught.value.hint
-    hub.repositories[NAME].branches["main"][-1].files.clear()
-    done = push(tmp_path / "1", branch="v1")
-    assert done.notes == ("the branch v1 is new",)
-    assert hub.files(NAME) == {}
-    assert set(hub.files(NAME, "v1")) == set(content(tmp_path / "1"))
+    files = {"config.json": b"{}", "README.md": b"theirs"}
+    one, two = folder_of(tmp_path, 1), folder_of(tmp_path, 2)
+    # A repository that began with files, and one that got them later.
+    hub.make("me/early", files)
+    later = hub.make(NAME, {}).branches["main"]
+    later.append(hub_uploads.Commit("e" * 40, "a model", {".gitattributes": b""} | files))
+    for name in (NAME, "me/early"):
+        with pytest.raises(InputError, match=r"files that are no export's: config\.json") as caught:
+            push(one, name)
+        assert f"hf:{name}@NAME" in caught.value.hint
+        assert push(one, name, "v1").notes == ("the branch v1 is new",)
+        assert hub.files(name, "v1") == content(one) | {".gitattributes": b""}
+        assert push(two, name, "v1").notes == ()
+        assert hub.files(name, "v1") == content(two) | {".gitattributes": b""}
+        assert hub.files(name) == {".gitattributes": b""} | files
+    # A branch that is there and somebody else's is refused, and nothing is made.
+    hub.repositories[NAME].branches["dev"] = list(later)
+    with pytest.raises(InputError, match="files that are no export's"):
+        push(one, branch="dev")
+    hub.make("me/ignoring", {".gitignore": b"*.data"})
+    with pytest.raises(InputError, match=r"\.gitignore"):
+        push(one, "me/ignoring", "v1")
+    assert set(hub.repositories["me/ignoring"].branches) == {"main"}
 
 
 def test_what_would_leave_files_out_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -146,6 +160,33 @@ def test_who_may_not_push_is_told_before_anything(
     assert hub.repositories == {}
 
 
+READ, WRITE = ["repo.content.read", "discussion.write"], ["repo.content.read", "repo.write"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "entity", "permissions", "may"),
+    [
+        ("org", "team", WRITE, True),
+        ("org", "Team", WRITE, True),
+        ("model", NAME, WRITE, True),
+        ("org", "team", READ, False),
+        ("user", "me", WRITE, False),
+        ("model", "team/other", WRITE, False),
+    ],
+)
+def test_a_fine_grained_token_is_for_what_it_names(
+    hub: Hub, *, kind: str, entity: str, permissions: list[str], may: bool
+) -> None:
+    hub.role = "fineGrained"
+    hub.scoped = [{"entity": {"type": kind, "name": entity}, "permissions": permissions}]
+    service = pushes.Hub(HubPlace(text=f"hf:{NAME}", repository=NAME))
+    if may:
+        service.check()
+        return
+    with pytest.raises(InputError, match="the token is for other places"):
+        service.check()
+
+
 BUSY = error(503, "busy")
 
 
@@ -170,16 +211,27 @@ def test_what_passes_is_tried_again(
     assert len(hub.repositories[NAME].branches["main"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("broken", "attempt"), [(None, 1), (None, 3), (error(504, "late"), 3), (error(524, "late"), 1)]
+)
 def test_a_commit_whose_answer_was_lost_is_there(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    broken: Answer | None,
+    attempt: int,
 ) -> None:
+    hub.fault = times(attempt - 1, "/commit/", BUSY)
     one, handler = folder_of(tmp_path, 1), hub_uploads.Handler.commit
 
     def commit(self: hub_uploads.Handler, *arguments: Any) -> Answer:
         answer = handler(self, *arguments)
         if answer[0] == 200:
-            # It is taken, and the connection breaks.
-            raise ConnectionError
+            # It is taken, and the connection breaks, or somebody between gives up.
+            if broken is None:
+                raise ConnectionError
+            return broken
         return answer
 
     monkeypatch.setattr(hub_uploads.Handler, "commit", commit)
@@ -214,6 +266,37 @@ def test_a_push_that_fails_leaves_what_was_there(hub: Hub, tmp_path: Path) -> No
             push(two)
         assert TOKEN not in f"{caught.value.fact} {caught.value.hint}"
         assert hub.files(NAME) == content(one) | {".gitattributes": b""}
+        assert "it has made" not in caught.value.hint
+    # What was made for it, and is left, is said.
+    hub.fault = times(9, "/commit/", error(403, "no"))
+    for branch, left in (("main", "me/new"), ("v1", "the branch v1")):
+        with pytest.raises(InputError) as caught:
+            push(two, "me/new", branch)
+        assert f"it has made {left} there, which stays" in caught.value.hint
+        assert hub.files("me/new", branch) == {".gitattributes": b""}
+    hub.fault = None
+    push(two, "me/new", "v1")
+    assert hub.files("me/new", "v1") == content(two) | {".gitattributes": b""}
+
+
+def test_an_export_that_goes_meanwhile_is_an_error(hub: Hub, tmp_path: Path) -> None:
+    one, two = folder_of(tmp_path, 1), folder_of(tmp_path, 2)
+    push(one)
+
+    def fault(method: str, path: str) -> Answer | None:
+        if "/preupload" in path:
+            for file in two.iterdir():
+                file.unlink()
+        return None
+
+    hub.fault = fault
+    with pytest.raises(BuildError, match="was deleted while it was pushed"):
+        push(two)
+    assert hub.files(NAME) == content(one) | {".gitattributes": b""}
+    for path in (one / "only1.txt", one / manifest.NAME):
+        path.unlink()
+        with pytest.raises(InputError, match=r"not what its manifest says|this is no export"):
+            push(one)
 
 
 def test_a_hub_that_keeps_something_else_is_an_error(hub: Hub, tmp_path: Path) -> None:
