@@ -2,6 +2,7 @@
 
 Needs Python 3.8 alone. Whenever it is interrupted the folder is the old version or the new one,
 whole; without Linux's renameat2 the next run finishes it. Other files in the folder stay.
+Of two that run at once one waits for the other, where the system can lock a folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shutil
 import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -85,4 +87,8 @@ def apply(folder: Path, delta: Path) -> bool:
 
 if __name__ == "__main__":
     here = Path([*sys.argv, os.path.dirname(__file__)][2])
+    with suppress(ImportError, OSError):
+        import fcntl  # Not on Windows; what is held here is so until the program ends.
+
+        fcntl.flock(os.open(Path(sys.argv[1]).resolve().parent, os.O_RDONLY), fcntl.LOCK_EX)
     print("applied" if apply(Path(sys.argv[1]), here) else "there already")

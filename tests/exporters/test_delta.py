@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from olivebuild.core.errors import InputError
+from olivebuild.core.fs.locks import locked_folder
 from olivebuild.exporters import delta, manifest, standalone
 from olivebuild.exporters.manifest import ExportManifest
 from tests.conftest import Place
@@ -110,6 +111,32 @@ def test_python_alone_applies_it_and_keeps_other_files(tmp_path: Path) -> None:
         assert done.stdout == said
     assert (tmp_path / "one/mine.txt").read_text() == "mine"
     assert same(tmp_path / "one", tmp_path / "two", but="mine.txt")
+
+
+def test_two_at_once_wait_for_each_other(tmp_path: Path, place: Place) -> None:
+    make(tmp_path)
+    folder, changed = str(tmp_path / "one"), str(tmp_path / "delta")
+    with locked_folder(tmp_path):
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", f"{changed}/apply.py", folder],
+                stdout=subprocess.PIPE,
+                text=True,
+            ),
+            place.start("apply", folder, changed),
+        ]
+        assert both[1].stderr
+        assert "waiting for process" in both[1].stderr.readline()
+        time.sleep(0.3)
+        assert [process.poll() for process in both] == [None, None]
+        assert not same(tmp_path / "one", tmp_path / "two")
+    told = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(("there already" in out, "new version already" in out) for out, _ in told) in (
+        [(False, False), (False, True)],
+        [(False, False), (True, False)],
+    )
+    assert same(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_program_is_short() -> None:

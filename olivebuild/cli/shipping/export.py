@@ -170,13 +170,16 @@ def apply(ctx: click.Context, folder: Path | None, delta: Path | None) -> None:
     \b
     olivebuild apply /srv/tone tone-1-to-2
     """
+    from olivebuild.core.fs.locks import locked_folder
     from olivebuild.exporters import standalone
 
     if folder is None or delta is None:
         check_no_target(ctx, "apply")
         raise click.UsageError("name the folder of a model, and a delta", ctx)
     try:
-        changed = standalone.apply(folder, delta)
+        # As the program in the delta does when it is run.
+        with locked_folder(folder.resolve().parent):
+            changed = standalone.apply(folder, delta)
     except Exception as e:  # noqa: BLE001
         # It checks no more of a delta than it must, so as to be short.
         hint = "export a delta --since the version that lies there"

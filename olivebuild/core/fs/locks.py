@@ -95,6 +95,34 @@ def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder itself for the block, without a file for it; wait while another one does.
+
+    Where the system has no such locks, or this file system, nothing is held.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            by = holders(folder) or "another process"
+            aside(f"waiting for {by}, which works in {folder}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            # A folder of a network's, for one.
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def check(folder: Path) -> None:
     """Raises StoreError where the file system refuses locks, or grants the same one twice."""
     file = folder / "check.lock"
