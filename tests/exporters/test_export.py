@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from olivebuild.core.errors import BuildError, GateError
 from olivebuild.engine.recorder import history_of
 from olivebuild.exporters import manifest, shipments
 from olivebuild.exporters.export import export
+from olivebuild.exporters.layouts.mlflow import NEEDED
 from tests.conftest import Place
 from tests.support import pretend
 from tests.support.mounts import memory_disk
@@ -167,6 +169,17 @@ def test_archives_hold_one_folder(built: Place, tmp_path: Path, suffix: str) -> 
             archive.extractall(tmp_path / "got", filter="data")
             assert manifest.read(tmp_path / "got/tone").target == "onnx-int4"
     assert {name.partition("/")[0] for name in names} == {"tone"}
+
+
+def test_environments_of_mlflow_are_equal_and_have_mlflow(built: Place, tmp_path: Path) -> None:
+    export(pretend.opened(built), "onnx-int4", tmp_path / "out", layout="mlflow")
+    lines = (tmp_path / "out/requirements.txt").read_text().splitlines()
+    conda = yaml.safe_load((tmp_path / "out/conda.yaml").read_text())
+    assert conda["dependencies"][-1] == {"pip": lines}
+    assert [re.split("[<>=]", line)[0] for line in lines] == ["mlflow", *NEEDED["onnx"]]
+    plain = yaml.safe_load((tmp_path / "out/python_env.yaml").read_text())
+    assert plain["dependencies"] == ["-r requirements.txt"]
+    assert conda["dependencies"][0] == f"python={plain['python']}"
 
 
 def test_the_command(built: Place) -> None:

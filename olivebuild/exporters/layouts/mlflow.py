@@ -46,7 +46,8 @@ def write(origin: Origin, out: Path) -> Written:
         return f"{TOKENIZER if kind == 'merged' and of_tokenizer else MODEL}/{file.name}"
 
     runs = copy(origin, out, place)
-    needed = [_pinned(name) for name in NEEDED[kind]]
+    # Both environments have the same: MLflow installs nothing of its own into either.
+    needed = [f"mlflow>={MLFLOW}", *map(_pinned, NEEDED[kind])]
     python = platform.python_version()
     environments = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     flavours = WRITERS[kind](origin, out)
@@ -67,7 +68,7 @@ def write(origin: Origin, out: Path) -> Written:
         out / "python_env.yaml",
         {"python": python, "dependencies": ["-r requirements.txt"]},
     )
-    pip = {"pip": [f"mlflow>={MLFLOW}", *needed]}
+    pip = {"pip": needed}
     _yaml(
         out / "conda.yaml",
         {
