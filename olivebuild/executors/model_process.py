@@ -45,8 +45,10 @@ class Settings:
     first: int = 0
     template_date: str = ""
     trust_adapter: bool = False
-    adapters: dict[str, str] = field(default_factory=dict)
-    """Adapters in the slots of the model, any of which a question may name: name -> folder."""
+    adapters: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Adapters in the slots of the model, any of which a question may name: name -> (folder, date
+    of its template). Where there are any, `template_date` is that of the model alone.
+    """
     served: dict[str, int | None] = field(default_factory=dict)
     """What a server answers for: name -> the number of its form, None for the chat template."""
 

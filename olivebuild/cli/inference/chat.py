@@ -91,9 +91,9 @@ def chat(
             options.max_tokens,
             tuple(forms),
             temperature,
-            template_date=subject.template_date,
+            template_date=subject.base_date if adapters else subject.template_date,
             trust_adapter=subject.trust_adapter,
-            adapters={name: subject.adapters[name] for name in adapters},
+            adapters=subject.in_slots(adapters),
         )
         with Talker(asked, project.workspace.log_file(f"{first}.chat")) as talker:
             with loading(first):

@@ -150,8 +150,7 @@ def serve(
             ready = talker.ready()
         _tell(project.graph, target, forms, ready["models"])
         _greet(run.url_of(bound), names, host)
-        fingerprint = f"fp_{subject.digests[-1][:12]}"
-        models = {name: fingerprint if name == target else None for name in names}
+        models = {name: fingerprint(subject.digests_of(name)) for name in names}
         run.serve(bound, talker, models, settings, _log)
     click.echo("ended", err=True)
 
@@ -184,6 +183,16 @@ def _checked(host: str, key: str | None) -> str:
     return str(address)
 
 
+def fingerprint(digests: Sequence[str]) -> str | None:
+    """Return what tells clients that another model answers under a name; None if not known."""
+    from olivebuild.core import hashing
+
+    if not all(digests):
+        return None
+    digest = digests[0] if len(digests) == 1 else hashing.of_json(list(digests))
+    return f"fp_{digest[:12]}"
+
+
 def _asked(
     subject: Subject, forms: Mapping[str, dict[str, str] | None], options: Asking
 ) -> Settings:
@@ -196,9 +205,9 @@ def _asked(
         subject.trust_remote_code,
         options.max_tokens,
         tuple(templates),
-        template_date=subject.template_date,
+        template_date=subject.base_date if subject.adapters else subject.template_date,
         trust_adapter=subject.trust_adapter,
-        adapters=dict(subject.adapters),
+        adapters=subject.in_slots(subject.adapters),
         served={name: templates.index(form) if form else None for name, form in forms.items()},
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -87,11 +87,24 @@ def asking_options(function: Callable[..., Any], most_tokens: int = 256) -> Call
     return command
 
 
+@dataclass(frozen=True, kw_only=True)
+class InSlots:
+    """A built adapter that may answer in the slots of a model.
+
+    `template_date` is what a chat template that it brings is told; "" where none reads the clock.
+    """
+
+    folder: str
+    digest: str
+    template_date: str
+
+
 @dataclass(frozen=True)
 class Subject:
     """A built model: its folder, and that of an adapter on top of it.
 
-    `digests` are those of both folders.
+    `digests` are those of both folders. `template_date` is that of the two, `base_date` that of the
+    model alone.
     """
 
     target: str
@@ -101,8 +114,21 @@ class Subject:
     digests: tuple[str, ...]
     template_date: str = ""
     trust_adapter: bool = False
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    """Adapters that may answer instead, in the slots of the model: name -> folder."""
+    adapters: Mapping[str, InSlots] = field(default_factory=dict)
+    """Adapters that may answer instead, in the slots of the model, by name."""
+    base_date: str = ""
+
+    def digests_of(self, name: str) -> tuple[str, ...]:
+        """Return the digests of all that answers under a name; one is "" where it is not known."""
+        adapter = self.adapters.get(name)
+        digests = (self.digests[0], adapter.digest) if adapter else self.digests
+        return tuple(dict.fromkeys(digests))
+
+    def in_slots(self, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Return what a model process is told of adapters: name -> (folder, date)."""
+        return {
+            name: (self.adapters[name].folder, self.adapters[name].template_date) for name in names
+        }
 
 
 @contextmanager
@@ -236,15 +262,27 @@ def _subject(
     names = onnx_folder.providers_in(folder)
     _check_provider(graph, base, providers.problem_with(base, names))
     in_slots = [name for name in goals if graph.targets[name].kind == IN_SLOTS]
+
+    def date_of(name: str) -> str:
+        return project.planner.dating.date_of(name, plan.lookups)
+
     return Subject(
         target,
         str(folder),
         str(last) if base != target else "",
         graph.trusts_remote_code(graph.nodes[base]),
         (digest, last_digest),
-        project.planner.dating.date_of(target, plan.lookups),
+        date_of(target),
         graph.trusts_remote_code(graph.nodes[target]),
-        {name: str(by_name[name][0]) for name in in_slots},
+        {
+            name: InSlots(
+                folder=str(by_name[name][0]),
+                digest=by_name[name][1],
+                template_date=date_of(name),
+            )
+            for name in in_slots
+        },
+        date_of(base),
     )
 
 

@@ -120,8 +120,8 @@ def open_voices(settings: Mapping[str, Any]) -> dict[str, tuple[Runtime, Encoder
     runtime, encoder = open_subject({**settings, "adapter": ""})
     assert isinstance(runtime, OnnxRuntime)
     voices: dict[str, tuple[Runtime, Encoder]] = {"": (runtime, encoder)}
-    for name, folder in settings["adapters"].items():
-        other = runtime.adapted(folder, settings["template_date"])
+    for name, (folder, date) in settings["adapters"].items():
+        other = runtime.adapted(folder, date)
         voices[name] = (other, Encoder(other.tokenizer, ends=other.ends))
     return voices
 
@@ -140,7 +140,7 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
         context_of(Path(settings["folder"])),
     )
     draw = np.random.default_rng(0)
-    if not forms:
+    if not forms and not any(_has_template(runtime) for runtime, _ in voices.values()):
         _check_template(voices[""][0], settings["folder"])
     say("ready")
     while True:
@@ -169,9 +169,13 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
         say("end")
 
 
+def _has_template(runtime: Runtime) -> bool:
+    return bool(getattr(runtime.tokenizer, "chat_template", None))
+
+
 def _check_template(runtime: Runtime, folder: str) -> None:
     """Raise InputError for a model without a chat template."""
-    if not getattr(runtime.tokenizer, "chat_template", None):
+    if not _has_template(runtime):
         hint = "with --data NAME, what you write is put into that data set's template"
         raise InputError("the model has no chat template", where=folder, hint=hint)
 

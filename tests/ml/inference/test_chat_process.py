@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from olivebuild.core.errors import InputError
 from olivebuild.core.processes import python
-from olivebuild.ml.inference.chat_process import predict
+from olivebuild.ml.inference import chat_process
+from olivebuild.ml.inference.chat_process import Requests, chat, predict
+from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
 
 FORM = {"name": "rows", "format": "prompt"}
 
@@ -62,3 +65,53 @@ def test_whatever_ends_the_process_is_one_line_on_a_stream_of_its_own() -> None:
     assert event["event"] == "error"
     assert "KeyError: 'rows'" in line
     assert "the log has the whole story" in line
+
+
+def runtime_with(template: str) -> Any:
+    """Return a model that is not there, with a tokenizer that has but a chat template."""
+    runtime = OnnxRuntime.__new__(OnnxRuntime)
+    runtime.tokenizer = SimpleNamespace(chat_template=template)
+    runtime.ends = set()
+    return runtime
+
+
+class Gone(Exception):
+    """The parent asks nothing more."""
+
+
+@pytest.mark.parametrize("brought", ["", "{{ messages }}"])
+def test_a_chat_begins_where_any_that_may_answer_has_a_template(
+    brought: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end() -> None:
+        raise Gone
+
+    voices = {"": (runtime_with(""), None), "legal": (runtime_with(brought), None)}
+    monkeypatch.setattr(chat_process, "open_voices", lambda _: voices)
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/config.json").write_text("{}")
+    said: list[str] = []
+    requests = cast("Requests", SimpleNamespace(next=end, stopped=-1))
+    asked = settings(tmp_path, "")
+    with pytest.raises(Gone if brought else InputError):
+        chat(asked, requests, lambda event, **_: said.append(event))
+    assert said == ["ready"] * bool(brought)
+
+
+def test_each_adapter_is_opened_with_its_own_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, str]] = []
+
+    def adapted(folder: str, date: str) -> Any:
+        opened.append((folder, date))
+        return runtime_with("")
+
+    runtime = runtime_with("")
+    monkeypatch.setattr(runtime, "adapted", adapted)
+    monkeypatch.setattr(chat_process, "open_subject", lambda _: (runtime, None))
+    monkeypatch.setattr("olivebuild.ml.data.tokens.Encoder", lambda *_, **__: None)
+    adapters = {"tone": ("a", ""), "legal": ("b", "2026-01-02")}
+    voices = chat_process.open_voices(settings(tmp_path, "") | {"adapters": adapters})
+    assert list(voices) == ["", "tone", "legal"]
+    assert opened == [("a", ""), ("b", "2026-01-02")]
