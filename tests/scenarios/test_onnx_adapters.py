@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -190,14 +191,26 @@ MORE = """\
   slotted: {kind: onnx, model: base, block_size: 32, slots: all-linear}
   apart: {kind: onnx-adapter, base: slotted, adapter: adapter}
 """
+SWITCHED = """\
+I am glad
+/adapter brought
+I am glad
+/adapter slotted
+I am glad
+/adapter apart
+I am glad
+/adapter
+"""
 BROUGHT = "  brought: {kind: onnx-adapter, base: slotted, source: lora}\n"
 
 
 def test_adapters_are_built_asked_switched_and_exported(copied: Place) -> None:
+    # So much that it answers otherwise than its base.
+    copied.edit("{lr: 1e-3, steps: 4, batch: 4}", "{lr: 2e-2, steps: 20, batch: 8}")
     with open(copied.recipe, "a") as recipe:
         recipe.write(MORE)
     first = copied.build("apart")
-    assert first.ran == ["slotted", "apart"], first.err
+    assert sorted(first.ran) == ["adapter", "apart", "slotted"], first.err
     # Another adapter costs itself alone.
     shutil.copytree(copied.folder / "build/adapter", copied.folder / "lora")
     with open(copied.recipe, "a") as recipe:
@@ -208,26 +221,33 @@ def test_adapters_are_built_asked_switched_and_exported(copied: Place) -> None:
         "apart", "adapter.onnx_adapter"
     )
     write_rows(copied.folder / "few.jsonl", rows()[:2])
-    asked = ["--in", "few.jsonl", "--max-tokens", "3"]
+    asked = ["--in", "few.jsonl", "--max-tokens", "6"]
     by_name = copied.run("predict", "slotted", "--adapter", "brought", *asked)
     alone = copied.run("predict", "apart", *asked)
     assert (by_name.code, len(by_name.out.splitlines())) == (0, 2), by_name.err
     assert by_name.out == alone.out
-    words = [sys.executable, "-m", "olivebuild", "chat", "slotted", "--max-tokens", "3"]
+    base = copied.run("predict", "slotted", *asked)
+    assert (base.code, len(base.out.splitlines())) == (0, 2), base.err
+    assert base.out != alone.out
+    words = [sys.executable, "-m", "olivebuild", "chat", "slotted", "--max-tokens", "6"]
     chat = subprocess.run(
-        [*words, "--adapter", "apart", "--adapter", "brought"],
-        input="I am glad\n/adapter brought\nI am glad\n/adapter\n",
+        # One template for all, so that answers differ by who gives them alone.
+        [*words, "--chat-template", "--adapter", "apart", "--adapter", "brought"],
+        input=SWITCHED,
         cwd=copied.folder,
         env=os.environ | {"OLIVEBUILD_CACHE": str(copied.cache)},
         capture_output=True,
         text=True,
         check=True,
     )
-    lines = chat.stdout.split("brought answers from here on\n")
-    assert len(lines) == 2
-    # The same numbers under another name.
-    assert lines[1].startswith(lines[0])
-    assert lines[1].endswith("there are slotted, apart, brought (now)\n")
+    answers = re.split(r"(?:\w+) answers from here on\n", chat.stdout)
+    assert len(answers) == 4
+    told = "there are slotted, apart (now), brought\n"
+    assert answers[3].endswith(told)
+    apart_, brought, slotted, again = [*answers[:3], answers[3].removesuffix(told)]
+    # The same numbers under another name, and the model itself between the two.
+    assert apart_ == brought == again
+    assert slotted != apart_
     done = copied.run("export", "apart", "out", "--force")
     assert done.code == 0, done.err
     out = copied.folder / "out"
