@@ -14,7 +14,7 @@ Inputs with defaults: https://github.com/onnx/onnx/blob/main/docs/IR.md (Graphs,
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,8 @@ def insert(
     """Put slots into the graph in `folder`, and write what they are beside it.
 
     `wanted` are names of modules, or ends of names after a dot; `all-linear` are all of the layers.
-    `rank` is that of the defaults. Raises InputError for a name that no product has.
+    `rank` is that of the defaults. Raises InputError for a name that no product has, and for a
+    module of whose rows some are in no product.
     """
     file = folder / "model.onnx"
     model = onnx.load(file, load_external_data=False)
@@ -76,7 +77,7 @@ def insert(
     products = [p for p in _products(model.graph, skeleton, shapes) if _in_layer(p)]
     modules = list(dict.fromkeys(piece.module for p in products for piece in p.pieces))
     named = _named(modules, wanted, where)
-    taken = [p for p in products if any(piece.module in named for piece in p.pieces)]
+    taken = _with_neighbours(products, named)
     types = {p.dtype for p in taken}
     if len(types) > 1:
         raise InputError(
@@ -89,6 +90,7 @@ def insert(
         for p in taken
         for piece in p.pieces
     }
+    _check_whole(taken, slots, where)
     dtype = types.pop()
     _add_inputs(model.graph, slots, dtype, rank)
     _add_nodes(model.graph, {p.node: p for p in taken}, slots)
@@ -120,6 +122,39 @@ def _named(modules: list[str], wanted: Sequence[str] | str, where: Where | None)
             hint="leave `slots` out, and merge the adapter",
         )
     return names
+
+
+def _with_neighbours(products: Sequence[Product], named: Collection[str]) -> list[Product]:
+    """Return the products of modules, and of all that shares a product with one of them."""
+    modules = set(named)
+    while True:
+        taken = [p for p in products if any(piece.module in modules for piece in p.pieces)]
+        everyone = {piece.module for p in taken for piece in p.pieces}
+        if everyone <= modules:
+            return taken
+        modules |= everyone
+
+
+def _check_whole(
+    products: Sequence[Product], slots: Mapping[str, tuple[int, int]], where: Where | None
+) -> None:
+    """Raise InputError for a module of whose rows some are in no product.
+
+    An adapter would be added to the others alone.
+    """
+    pieces = sorted((q.module, q.start, q.stop) for p in products for q in p.pieces)
+    ends = dict.fromkeys(slots, 0)
+    for module, start, stop in pieces:
+        if start <= ends[module]:
+            ends[module] = max(ends[module], stop)
+    for module, (_, rows) in slots.items():
+        if ends[module] < rows:
+            raise InputError(
+                f"the weight of {module} has {rows} rows, and no product of the converted model "
+                f"that can have a slot holds those from {ends[module]} on",
+                where=where,
+                hint="name other modules in `slots`, or merge the adapter",
+            )
 
 
 def _ends(modules: Collection[str]) -> list[str]:
