@@ -70,7 +70,7 @@ def test_a_module_in_several_products_has_its_slot_in_all_of_them(tmp_path: Path
     assert [name.rpartition(".")[2] for name in modules] == ["q", "k", "v"]
     assert set(modules.values()) == {(K, N)}
     draw = np.random.default_rng(2)
-    given, added = {}, {}
+    given, added = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for module in modules:
         a, b = (draw.normal(size=s).astype(np.float32) for s in ((K, 2), (2, N)))
         given |= dict(zip(adapter_slots.inputs_of(module), (a, b), strict=True))

@@ -179,6 +179,22 @@ def test_what_does_not_fit_the_slots_is_refused(
         open_model(str(base), str(good), trust_remote_code=False)
 
 
+@pytest.mark.parametrize("text", ["{", '{"version": 2}', None])
+def test_a_damaged_list_of_slots_is_told_with_its_place(
+    text: str | None, tmp_path: Path, store: Store
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    if text is None:
+        (base / adapter_slots.NAME).mkdir()
+    else:
+        (base / adapter_slots.NAME).write_text(text)
+    with pytest.raises(InputError, match="slots can't be read") as caught:
+        apart(tmp_path / "apart", store, base, tmp_path / "adapter")
+    assert str(base) in caught.value.fact
+    assert caught.value.hint == "build the model again"
+
+
 def test_slots_for_a_module_that_is_not_there_are_refused(
     tmp_path: Path, llama: Path, store: Store
 ) -> None:

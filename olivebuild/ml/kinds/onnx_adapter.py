@@ -9,7 +9,6 @@ from olivebuild.api.step import Result
 from olivebuild.core import hashing
 from olivebuild.core.errors import InputError
 from olivebuild.formats.source import Source
-from olivebuild.formats.structure import adapter_slots
 from olivebuild.formats.structure.adapter_slots import Slots
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import Shard, Weight, Weights
@@ -23,7 +22,7 @@ def run(job: Job) -> None:
     from olivebuild.ml.weights.lora import open_input
 
     fields = job.fields(OnnxAdapterFields)
-    slots = adapter_slots.read(Path(job.input(ROLE).path))
+    slots = adapter_file.read_slots(Path(job.input(ROLE).path), job.where("base"))
     field = "source" if fields.source else "adapter"
     adapter = (
         _import(job, fields.source) if fields.source else open_input(job.store, job.input(field))

@@ -1,11 +1,12 @@
 """What the model process of `olivebuild serve` is asked, and what it says.
 
 In: {"ask": n, "model": name, "prompts": [text or tokens, ...] or "messages": [...], "n": choices of
-each, "seed": s, "max_tokens": m, ...} as `Asked` has it, and {"stop": n}. Out: {"event": "begun",
-"prompt_tokens": t}, {"event": "text", "choice": i, "text": t, "tokens": [...]} and {"event":
-"choice", "choice": i, "reason": r, "written": t} for each choice, and {"event": "end"}; or
-{"event": "refused", ...} for a request that can't be answered, and {"event": "failed", ...} where
-answering failed.
+each, "seed": s, "max_tokens": m, ...} as server/requests.py makes it, and {"stop": n}.
+
+Out: {"event": "begun", "prompt_tokens": t}, {"event": "text", "choice": i, "text": t, "tokens":
+[...]} and {"event": "choice", "choice": i, "reason": r, "written": t} for each choice, and
+{"event": "end"}; or {"event": "refused", ...} for a request that can't be answered, and
+{"event": "failed", ...} where answering failed.
 """
 
 from __future__ import annotations

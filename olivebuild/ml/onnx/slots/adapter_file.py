@@ -158,20 +158,27 @@ def _value(array: np.ndarray) -> Any:
     return OrtValue.ortvalue_from_numpy(array)
 
 
-def check_fits(folder: Path, base: Path) -> None:
-    """Raise InputError unless the adapter in a folder fits the slots of the model in `base`."""
+def read_slots(file: Path, where: Where | str | None) -> Slots:
+    """Return the slots of a model, of which a file is the list. Raises InputError."""
     try:
-        slots = adapter_slots.read(base / adapter_slots.NAME)
+        return adapter_slots.read(file)
     except FileNotFoundError:
         raise InputError(
             "the model has no slots for adapters",
-            where=str(base),
+            where=where,
             hint="build it with `slots`, or merge the adapter",
         ) from None
-    except ValueError as e:
+    except (OSError, ValueError) as e:
         raise InputError(
-            f"{adapter_slots.NAME} can't be read: {e}", where=str(base), hint="build it again"
+            f"the list of the model's slots can't be read: {file}: {e}",
+            where=where,
+            hint="build the model again",
         ) from None
+
+
+def check_fits(folder: Path, base: Path) -> None:
+    """Raise InputError unless the adapter in a folder fits the slots of the model in `base`."""
+    slots = read_slots(base / adapter_slots.NAME, str(base))
     try:
         contents = msgspec.json.decode(read_bytes(folder / CONTENTS), type=Contents)
     except (OSError, ValueError) as e:
