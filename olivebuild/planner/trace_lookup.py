@@ -120,6 +120,8 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
         for wanted in node.files:
             # What can't be read is said before hours of training, not after.
             self.scan.check(node, wanted)
+        if node.source and node.source.scheme == "file":
+            self.scan.files(node)
         verdict = Verdict.STALE if self.scan.pin(node) == "" else Verdict.WAITING
         return Lookup(node=node, verdict=verdict, reasons=reasons, seconds=seconds)
 

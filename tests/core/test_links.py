@@ -15,22 +15,39 @@ from olivebuild.core.fs import links
 from olivebuild.planner.scan import BROUGHT
 from tests.support.sites import Site
 
+SLOTTED = """\
+  base: {kind: model, source: base}
+  int4: {kind: onnx, model: base, slots: all-linear}
+"""
+
 
 def named(tmp_path: Path, kind: str, name: str) -> Site:
-    """A recipe whose one target is the folder `name`."""
-    more = ', prompt: "{a}", completion: "{b}"' if kind == "dataset" else ""
-    site = Site(tmp_path, f"targets:\n  one: {{kind: {kind}, source: {name}{more}}}\n")
+    """A recipe whose target `one` is the folder `name`."""
+    more = {
+        "dataset": ', prompt: "{a}", completion: "{b}"',
+        "onnx-adapter": ", base: int4",
+    }.get(kind, "")
+    others = SLOTTED if kind == "onnx-adapter" else ""
+    site = Site(tmp_path, f"targets:\n  one: {{kind: {kind}, source: {name}{more}}}\n{others}")
     folder = site.folder / "theirs"
     folder.mkdir()
+    if others:
+        write_model(site.folder / "base")
     for file in ("config.json", "adapter_config.json", "genai_config.json"):
         (folder / file).write_text("{}")
     if kind != "model":
         (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     else:
         (folder / "adapter_config.json").unlink()
-        empty = json.dumps({"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
-        (folder / "model.safetensors").write_bytes(len(empty).to_bytes(8, "little") + empty)
+        write_model(folder)
     return site
+
+
+def write_model(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    empty = json.dumps({"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(empty).to_bytes(8, "little") + empty)
 
 
 @pytest.mark.parametrize("kind", ["model", *BROUGHT])

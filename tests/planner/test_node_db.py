@@ -100,7 +100,7 @@ def test_what_is_written_is_what_was_read(state: Path) -> None:
     assert [file.read_bytes() for file in files] == before
 
 
-@pytest.mark.parametrize("share", [1, 64, 1 << 40])
+@pytest.mark.parametrize("share", [1, 1 << 12, 1 << 40])
 def test_patches_are_read_as_they_were_added(
     state: Path, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

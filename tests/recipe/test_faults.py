@@ -138,20 +138,23 @@ TARGET_FAULTS = [
         "  b: 1",
         3,
         "b must be a mapping with a `kind:`",
-        "b: {kind: ...}, one of model, dataset, adapter, merged, onnx, benchmark, choice, command",
+        "b: {kind: ...}, one of model, dataset, adapter, merged, onnx, onnx-adapter, benchmark, "
+        "choice, command",
     ),
     (
         "  b: {run: x}",
         3,
         "b has no kind",
-        "kind: one of model, dataset, adapter, merged, onnx, benchmark, choice, command",
+        "kind: one of model, dataset, adapter, merged, onnx, onnx-adapter, benchmark, choice, "
+        "command",
     ),
     ("  b: {kind: comand}", 7, "unknown kind 'comand'", "did you mean command?"),
     (
         "  b: {kind: [1]}",
         7,
         "unknown kind '[1]'",
-        "known are: model, dataset, adapter, merged, onnx, benchmark, choice, command",
+        "known are: model, dataset, adapter, merged, onnx, onnx-adapter, benchmark, choice, "
+        "command",
     ),
     (
         "  b: {kind: command, run: x, outputs: [y], shel: true}",
