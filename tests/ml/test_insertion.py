@@ -70,12 +70,12 @@ def test_a_module_in_several_products_has_its_slot_in_all_of_them(tmp_path: Path
     assert [name.rpartition(".")[2] for name in modules] == ["q", "k", "v"]
     assert set(modules.values()) == {(K, N)}
     draw = np.random.default_rng(2)
-    given, added = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    inputs, added = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for module in modules:
         a, b = (draw.normal(size=s).astype(np.float32) for s in ((K, 2), (2, N)))
-        given |= dict(zip(adapter_slots.inputs_of(module), (a, b), strict=True))
+        inputs |= dict(zip(adapter_slots.inputs_of(module), (a, b), strict=True))
         added[module.rpartition(".")[2]] = x @ a @ b
-    after = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"x": x, **given})
+    after = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"x": x, **inputs})
     for parts, old, new in zip(products, before, after, strict=True):
         zero = np.zeros((1, N), np.float32)
         delta = [added.get(name, zero)[:, start:stop] for name, start, stop in parts]
