@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -22,10 +22,20 @@ PART = 5 << 20
 PIECE = 256 << 10
 """The least bytes of a piece of a download. What comes in larger ones seems silent meanwhile."""
 TRIES = 4
+PAUSE = 0.2
+"""Seconds before the second try; before the third twice as many."""
 SMALL = 64 << 20
 """The most bytes of an object that is read at once: of a trace."""
 FEW: dict[str, Any] = {**RETRIES, "max_retries": 4}
 """Of a request: three seconds in all, so that it is soon known whether a remote is there at all."""
+QUICK: dict[str, Any] = {
+    "connect_timeout": timedelta(seconds=3),
+    "read_timeout": timedelta(seconds=5),
+}
+"""Of requests for small objects: some servers and networks lose one, and the next is answered.
+
+Less than what a build waits for (engine/remote/process.py), so that there is a next.
+"""
 FORMS = (
     "file:///FOLDER, s3://BUCKET/PATH, gs://BUCKET/PATH, az://ACCOUNT/CONTAINER/PATH, https://..."
 )
@@ -58,6 +68,8 @@ class Remote:
                 f"{url} needs the library {library}, which is not installed",
                 hint=f"pip install 'olivebuild[{EXTRAS.get(parts.scheme, 's3')}]'",
             ) from None
+        self._quick = _impatient(self._store)
+        """The same place, for small objects."""
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.read_only = parts.scheme in ("http", "https")
 
@@ -66,7 +78,7 @@ class Remote:
         import obstore
 
         try:
-            result = obstore.get(self._store, self._prefix + name)
+            result = obstore.get(self._quick, self._prefix + name)
         except FileNotFoundError:
             return None
         if result.meta["size"] > limit:
@@ -79,7 +91,7 @@ class Remote:
         import obstore
 
         try:
-            return int(obstore.head(self._store, self._prefix + name)["size"])
+            return int(obstore.head(self._quick, self._prefix + name)["size"])
         except FileNotFoundError:
             return None
 
@@ -105,19 +117,30 @@ class Remote:
         have one content. Of two that upload one at once, Azure may refuse either; then the other's
         is as good.
         """
+        self._tried(
+            lambda: self._put(name, size, parts()),
+            lambda: self.size(name) == size,
+        )
+
+    def _tried(self, put: Callable[[], None], is_there: Callable[[], bool]) -> None:
+        """Put something there, again where that fails, unless it is there all the same.
+
+        A request that fails may have been carried out, and of two that come at once some stores
+        refuse both.
+        """
         for attempt in range(1, TRIES + 1):
             try:
-                self._put(name, size, parts())
+                put()
                 return
             except (BuildError, Damaged):
                 # What is read is not what it should be.
                 raise
             except Exception:
-                if self.size(name) == size:
+                if is_there():
                     return
                 if attempt == TRIES:
                     raise
-                time.sleep(0.2 * attempt)
+                time.sleep(PAUSE * attempt)
 
     def _put(self, name: str, size: int, parts: Iterator[bytes]) -> None:
         import obstore
@@ -136,28 +159,45 @@ class Remote:
         )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Put a small object where there is none; return whether it is ours that is there."""
-        import obstore
+        """Put a small object where there is none; return whether it is ours that is there.
+
+        Where a connection breaks, obstore asks again, and may meet what it has made; then the answer
+        is False. A store answers 409 also where another request for the name is on its way, which may fail
+        (https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html).
+        """
         from obstore.exceptions import AlreadyExistsError
 
-        try:
-            obstore.put(self._store, self._prefix + name, data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        return True
+        for attempt in range(1, TRIES + 1):
+            try:
+                self._put_small(name, data, mode="create")
+                return True
+            except Exception as e:
+                is_first = attempt == 1 and isinstance(e, AlreadyExistsError)
+                if is_first and self.size(name) is not None:
+                    return False
+                if (there := self.read(name)) is not None:
+                    # A request that failed may have made it.
+                    return there == data
+                if attempt == TRIES:
+                    raise
+                time.sleep(PAUSE * attempt)
+        return False
 
     def replace(self, name: str, data: bytes) -> None:
         """Put a small object there, whether there is one or not."""
+        self._tried(lambda: self._put_small(name, data), lambda: self.read(name) == data)
+
+    def _put_small(self, name: str, data: bytes, **options: str) -> None:
         import obstore
 
-        obstore.put(self._store, self._prefix + name, data, use_multipart=False)
+        obstore.put(self._quick, self._prefix + name, data, use_multipart=False, **options)
 
     def entry(self, name: str) -> Entry | None:
         """Return what a listing would show of an object; None where there is none."""
         import obstore
 
         try:
-            meta = obstore.head(self._store, self._prefix + name)
+            meta = obstore.head(self._quick, self._prefix + name)
         except FileNotFoundError:
             return None
         return Entry(name, int(meta["size"]), meta["last_modified"])
@@ -166,7 +206,7 @@ class Remote:
         """Yield all objects below a folder."""
         import obstore
 
-        for metas in obstore.list(self._store, self._prefix + folder, chunk_size=1000):
+        for metas in obstore.list(self._quick, self._prefix + folder, chunk_size=1000):
             for meta in metas:
                 name = str(meta["path"]).removeprefix(self._prefix)
                 yield Entry(name, int(meta["size"]), meta["last_modified"])
@@ -176,7 +216,7 @@ class Remote:
         import obstore
 
         with suppress(FileNotFoundError):
-            obstore.delete(self._store, self._prefix + name)
+            obstore.delete(self._quick, self._prefix + name)
 
 
 def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:
@@ -205,6 +245,20 @@ def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:
         endpoint = f"https://{host}.blob.core.windows.net"
         return azure.open_container(host, container, endpoint=endpoint, retries=FEW)[0], prefix
     raise InputError(f"{url} is no place for a remote cache", hint=f"write {FORMS}")
+
+
+def _impatient(store: Any) -> Any:
+    """Return the same place with QUICK; a folder as it is. Credentials are not looked for again."""
+    options = getattr(store, "client_options", None)
+    if options is None:
+        return store
+    where = (store.url,) if hasattr(store, "url") else ()
+    rest: dict[str, Any] = {} if where else {"config": store.config}
+    if provider := getattr(store, "credential_provider", None):
+        rest["credential_provider"] = provider
+    return type(store)(
+        *where, client_options={**options, **QUICK}, retry_config=store.retry_config, **rest
+    )
 
 
 OFFLINE = {

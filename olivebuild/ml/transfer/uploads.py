@@ -76,13 +76,8 @@ class Uploads:
     def _tiny(self, name: str, content: _Content) -> tuple[RemoteBlob, int]:
         """Put a blob there with one request, whether it is there or not."""
         data = b"".join(content.read())
-        try:
-            is_new = self._remote.create(name, data)
-            is_right = is_new or self._remote.size(name) == len(data)
-        except Exception:  # noqa: BLE001
-            # Of two that come at once, some stores refuse both.
-            is_right = False
-        if not is_right:
+        is_new = self._remote.create(name, data)
+        if not is_new and self._remote.size(name) != len(data):
             self._remote.write(name, len(data), lambda: iter([data]))
             is_new = True
         if is_new:
