@@ -83,7 +83,7 @@ def test_of_many_that_upload_at_once_one_trace_wins(tmp_path: Path, place: dict[
         machine.environment |= place
     pushes = [m.start("remote", "push", "--json") for m in machines for _ in range(2)]
     results = [process.communicate() for process in pushes]
-    assert [process.returncode for process in pushes] == [0] * 8, results
+    assert not any(process.returncode for process in pushes), "".join(err for _, err in results)
     uploaded = sum(out.count('"first"') for out, _ in results)
     assert uploaded == 1
     assert team.machine("late", **place).build().end["ran"] == []
