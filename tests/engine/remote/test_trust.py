@@ -138,7 +138,7 @@ def test_a_withdrawn_result_is_not_replayed(team: SigningTeam) -> None:
     reader = team.reader("reader")
     done = reader.build()
     assert done.end["ran"] == ["first"]
-    assert any("is withdrawn" in text for text in notes(done))
+    assert any("is withdrawn" in text for text in notes(done)), notes(done)
     # A result that is signed later counts again; whoever puts the old one back is found out.
     time.sleep(0.01)
     shutil.rmtree(team.builder.cache)

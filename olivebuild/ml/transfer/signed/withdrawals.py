@@ -61,6 +61,7 @@ class Withdrawals:
         for signer in sorted(self._trust.trusted - self._trust.revoked):
             self._read_of(signer)
         if sum(self._seen.lists.values()) > before:
+            self._file.parent.mkdir(exist_ok=True)
             write_atomically(self._file, msgspec.json.encode(self._seen))
 
     def check(self, key: str, signature: Signature) -> None:

@@ -29,7 +29,8 @@ class Place:
         return signer
 
     def reader(self, trust: Trust, name: str = "reader") -> Withdrawals:
-        file = self.root / f"{name}.json"
+        # In a folder that a cache without sums has not.
+        file = self.root / "sums" / f"{name}.json"
         reader = Withdrawals(self.remote, trust, file, self.notes.append)
         reader.read()
         return reader
