@@ -161,8 +161,9 @@ class Remote:
     def create(self, name: str, data: bytes) -> bool:
         """Put a small object where there is none; return whether it is ours that is there.
 
-        Where a connection breaks, obstore asks again, and may meet what it has made; then the answer
-        is False. A store answers 409 also where another request for the name is on its way, which may fail
+        Where a connection breaks, obstore asks again, and may meet what it has made: then the
+        answer is False. A store answers 409 also where another request for the name is on its way,
+        which may fail
         (https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html).
         """
         from obstore.exceptions import AlreadyExistsError
