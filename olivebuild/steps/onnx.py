@@ -19,11 +19,14 @@ from olivebuild.api.step import (
     Target,
     step_of,
 )
-from olivebuild.core.errors import Problem
+from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.steps.merged import MergedFields, suited
+from olivebuild.steps.moments import KIND, MomentsFields
 
+CALIBRATION = ("calibration", "moments")
+"""The fields that go with `algorithm: gptq`. None is an option of the model builder's."""
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """The libraries whose versions decide the result of a conversion."""
 
@@ -55,9 +58,16 @@ class OnnxFields(Fields):
             "k_quant_last",
             "k_quant_mixed",
             "k_quant_linear",
+            "gptq",
         ]
         | None
     ) = None
+    """`gptq` is ours: the builder's default layout, with weights rounded by their inputs' second
+    moments on the rows of `calibration` (https://arxiv.org/abs/2210.17323).
+    """
+    calibration: Ref | None = None
+    moments: Literal["base", "merged"] | None = None
+    """`base`: a new adapter has only those tensors rounded again that it changes."""
     block_size: Literal[16, 32, 64, 128, 256] | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
     symmetric: bool | None = None
@@ -80,6 +90,13 @@ class OnnxFields(Fields):
     cuda_bf16: bool | None = None
     slots: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] | None = None
     """Modules of the layers for which `onnx-adapter` targets can be given when the model runs."""
+
+    @property
+    def builder_fields(self) -> OnnxFields:
+        """The fields with what the model builder and its results depend on alone."""
+        if self.algorithm != "gptq":
+            return self
+        return self.model_copy(update=dict.fromkeys(("algorithm", *CALIBRATION)))
 
     @field_validator("slots")
     @classmethod
@@ -158,7 +175,9 @@ class Onnx(Step):
         return not fields.source and not self.takes_gpu(fields)
 
     def libraries(self, fields: OnnxFields) -> tuple[str, ...]:
-        return () if fields.source else LIBRARIES
+        if fields.source:
+            return ()
+        return (*LIBRARIES, "numpy") if fields.algorithm == "gptq" else LIBRARIES
 
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         assert isinstance(fields, OnnxFields)
@@ -182,32 +201,55 @@ class Onnx(Step):
         if fields.source:
             return {"trust": True} if fields.trust else {}
         parameters = super().parameters(fields)
-        # An adapter is merged by a node of its own, and `trust` is about folders from elsewhere.
-        for name in ("adapter", "trust"):
+        # An adapter is merged by a node of its own, moments are an input, and `trust` is about
+        # folders from elsewhere.
+        for name in ("adapter", "trust", *CALIBRATION):
             parameters.pop(name, None)
         return parameters
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
-        """Return the node, and before it, with an `adapter`, one for the merge of the two."""
+        """Return the node, and those before it.
+
+        With an `adapter` that is one for the merge of the two, with `calibration` one for moments.
+        """
         fields = target.fields
         assert isinstance(fields, OnnxFields)
-        if not (fields.adapter and fields.model):
-            return super().nodes(target, targets)
-        merged = step_of("merged")
-        assert merged is not None
-        inner = suited(
-            MergedFields.model_validate(
-                {"model": str(fields.model), "adapter": str(fields.adapter)}
-            ),
-            targets,
-        )
-        edge = Edge(
-            "model", Ref(target.name), (), field=("model",), sibling="merged", streams_tensors=True
-        )
-        return [
-            merged.node(f"{target.name}:merged", target.name, inner, merged.edges(inner)),
-            self.node(target.name, target.name, fields, (edge,)),
-        ]
+        nodes, edges = [], self.edges(fields)
+        if fields.adapter and fields.model:
+            merged = step_of("merged")
+            assert merged is not None
+            inner = suited(
+                MergedFields.model_validate(
+                    {"model": str(fields.model), "adapter": str(fields.adapter)}
+                ),
+                targets,
+            )
+            nodes.append(
+                merged.node(f"{target.name}:merged", target.name, inner, merged.edges(inner))
+            )
+            edges = [
+                Edge(
+                    "model",
+                    Ref(target.name),
+                    (),
+                    field=("model",),
+                    sibling="merged",
+                    streams_tensors=True,
+                )
+            ]
+        if fields.calibration and fields.model:
+            nodes.append(_moments(target.name, fields, edges[0], targets))
+            edges.append(
+                Edge(
+                    "moments",
+                    Ref(target.name),
+                    (),
+                    field=("calibration",),
+                    sibling="moments",
+                    streams_tensors=True,
+                )
+            )
+        return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def check(self, fields: OnnxFields) -> Problem | None:
         if fields.source:
@@ -219,7 +261,57 @@ class Onnx(Step):
                 f"{fields.precision} does not exist for {fields.provider}",
                 f"precision: one of {', '.join(PRECISIONS[fields.provider])}",
             )
-        return _check_overrides(fields)
+        return _check_overrides(fields) or _check_calibration(fields)
+
+
+def _moments(name: str, fields: OnnxFields, model: Edge, targets: Mapping[str, Target]) -> Node:
+    """Return the node of the moments by which a target's weights are rounded.
+
+    `model` is the edge of the model that is converted. Raises RecipeError where that has no base.
+    """
+    step, base = step_of(KIND), fields.model
+    assert step is not None
+    assert base is not None
+    inner = MomentsFields.model_validate({"model": str(base), "data": str(fields.calibration)})
+    if fields.moments == "merged":
+        _, data = step.edges(inner)
+        return step.node(f"{name}:{KIND}", name, inner, (model, data))
+    while (merged := targets.get(base.target)) and isinstance(merged.fields, MergedFields):
+        if merged.fields.model is None:
+            raise RecipeError(
+                f"{base} comes from elsewhere, so that there is no base to take moments of",
+                hint="write moments: merged",
+            )
+        base = merged.fields.model
+    inner = inner.model_copy(update={"model": base})
+    return step.node(f"{name}:{KIND}", name, inner, step.edges(inner))
+
+
+def _check_calibration(fields: OnnxFields) -> Problem | None:
+    if fields.algorithm != "gptq":
+        for name in CALIBRATION:
+            if getattr(fields, name) is not None:
+                return Problem(
+                    f"`{name}` belongs to algorithm: gptq", "write that, or leave it out"
+                )
+        return None
+    if not fields.calibration:
+        return Problem(
+            "algorithm: gptq needs `calibration`, rows that weights are rounded by",
+            "name what the adapter is trained on, for example calibration: tone.train",
+        )
+    if fields.precision != "int4":
+        return Problem(
+            f"algorithm: gptq rounds to 4 bits, and precision is {fields.precision}",
+            "write precision: int4, or leave `algorithm` and `calibration` out",
+        )
+    if fields.qdq or "Gather" in (fields.op_types or ()):
+        lost = "qdq" if fields.qdq else "op_types: [Gather]"
+        return Problem(
+            f"algorithm: gptq rounds tensor by tensor, which is not known for {lost}",
+            "leave one out",
+        )
+    return None
 
 
 def _check_import(fields: OnnxFields, source: Source) -> Problem | None:
@@ -239,7 +331,7 @@ def _check_import(fields: OnnxFields, source: Source) -> Problem | None:
 def _check_overrides(fields: OnnxFields) -> Problem | None:
     if problem := first_problem(OVERRIDES, fields):
         return problem
-    if fields.overrides and fields.algorithm not in (None, "default", "rtn", "k_quant"):
+    if fields.overrides and fields.algorithm not in (None, "default", "rtn", "k_quant", "gptq"):
         lost = f"algorithm: {fields.algorithm}"
         return Problem(f"the model builder takes {lost} or overrides, not both", "leave one out")
     return None

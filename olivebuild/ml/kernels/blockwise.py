@@ -259,7 +259,7 @@ class Quantiser:
         return (
             packed,
             scales,
-            zeros if self.symmetric else self._pack_zeros(zeros.reshape(scales.shape)),
+            zeros if self.symmetric else self.pack_zeros(zeros.reshape(scales.shape)),
         )
 
     def _by_native(
@@ -317,7 +317,7 @@ class Quantiser:
             levels = pairs
         return levels.T, stored, np.asarray(zero).astype(np.uint8)
 
-    def _pack_zeros(self, zeros: np.ndarray) -> np.ndarray:
+    def pack_zeros(self, zeros: np.ndarray) -> np.ndarray:
         """uint8 [n, blocks] -> two a byte for 4 bits, each row padded with the middle."""
         if self.bits == 8:
             return zeros

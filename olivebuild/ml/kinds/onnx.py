@@ -46,26 +46,38 @@ def _build(job: Job, fields: OnnxFields) -> None:
     """Build from the skeleton, if there can be one; else by the model builder."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.onnx.assemble import assemble
+    from olivebuild.ml.onnx.calibration.rounding import Calibration, Unseen, figures, table
     from olivebuild.ml.onnx.proof_cache import proven_length
     from olivebuild.ml.onnx.skeleton import NotFinite
     from olivebuild.ml.weights.lora import open_input
 
     model = frozen_dates.in_weights(job, open_input(job.store, job.input("model")))
+    calibrated, fields = fields.algorithm == "gptq", fields.builder_fields
     length = proven_length(job, fields, model)
     folder, skeleton = skeleton_of(job, fields, model)
     if skeleton.fallback_reason:
-        _check_slots(job, fields, skeleton.fallback_reason)
+        _check_by_tensors(job, fields, skeleton.fallback_reason, calibrated=calibrated)
         job.note(f"built whole by the model builder: {skeleton.fallback_reason}")
         _build_whole(job, fields, model, skeleton.fallback_reason, length)
         return
     job.progress("quantising", 0, 1)
     limit_length(folder, length)
+    rounder = (
+        Calibration(job.store, open_input(job.store, job.input("moments"))) if calibrated else None
+    )
     try:
-        manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model)
+        manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model, rounder)
     except NotFinite as e:
         raise InputError(str(e), where=job.where("precision"), hint=e.hint) from None
+    except Unseen as e:
+        raise InputError(
+            f"no inputs of {e} are known, so that it can't be calibrated",
+            where=job.where("algorithm"),
+            hint="leave `algorithm` and `calibration` out",
+        ) from None
     job.progress("quantising", 1, 1)
-    audited = _is_audited(job.action.key)
+    # The model builder rounds in no such way.
+    audited = not rounder and _is_audited(job.action.key)
     if audited:
         _audit(job, fields, manifest, length, skeleton)
     if fields.slots is not None:
@@ -73,12 +85,23 @@ def _build(job: Job, fields: OnnxFields) -> None:
         shutil.copyfile(folder / adapter_slots.NAME, job.out / adapter_slots.NAME)
     blob = job.store.put_manifest(manifest)
     job.result = Result(
-        metrics=dict(counts), provenance={"by": "tensors", "audited": audited}, manifest=blob
+        metrics={**counts, **(figures(rounder.errors) if rounder else {})},
+        provenance={"by": "tensors", "audited": audited}
+        | ({"rounding": table(rounder.errors)} if rounder else {}),
+        manifest=blob,
     )
 
 
-def _check_slots(job: Job, fields: OnnxFields, fallback_reason: str) -> None:
-    """Raise InputError for slots in a model of which it is not known what is computed with what."""
+def _check_by_tensors(
+    job: Job, fields: OnnxFields, fallback_reason: str, *, calibrated: bool
+) -> None:
+    """Raise InputError for what needs to know what is computed with what in a model."""
+    if calibrated:
+        raise InputError(
+            f"algorithm: gptq needs a model that is built tensor by tensor: {fallback_reason}",
+            where=job.where("algorithm"),
+            hint="leave `algorithm` and `calibration` out",
+        )
     if fields.slots is not None:
         raise InputError(
             f"`slots` need a model that is built tensor by tensor: {fallback_reason}",

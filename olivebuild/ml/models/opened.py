@@ -40,12 +40,13 @@ READERS = (
     "adapter",
     "merged",
     "onnx",
+    "moments",
     "benchmark-accuracy",
     "benchmark-check",
     "benchmark-latency",
 )
 """The kinds that open a causal language model."""
-WHOLE_READERS = ("merged", "onnx")
+WHOLE_READERS = ("merged", "onnx", "moments")
 """Those that may read tensors without loading the model, so that the values are checked here."""
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",

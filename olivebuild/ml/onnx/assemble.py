@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -25,22 +26,46 @@ INNER = (SKELETON, CONSTANTS)
 """Files of a skeleton that are not part of the model."""
 
 
+class Rounder(Protocol):
+    """A rounding of some tensors in a way of its own, with further blobs after their parts."""
+
+    def takes(self, recipe: TensorRecipe) -> bool:
+        """Return whether it rounds a tensor."""
+
+    def key(self, recipe: TensorRecipe, weights: Mapping[str, Weight]) -> str:
+        """Return the digest of all that decides the bytes of a tensor."""
+
+    def compute(self, recipe: TensorRecipe, weights: Mapping[str, Weight], batch: Batch) -> Blobs:
+        """Compute a tensor that it takes into blobs of `batch`. Raises NotFinite."""
+
+    def computed(self, recipes: Mapping[str, TensorRecipe], parts: Mapping[str, Blobs]) -> None:
+        """Take note of what all tensors are, by key."""
+
+
 def assemble(
-    store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weights: Weights
+    store: Store,
+    scratch: Path,
+    folder: Path,
+    skeleton: Skeleton,
+    weights: Weights,
+    rounder: Rounder | None = None,
 ) -> tuple[Manifest, dict[str, int]]:
     """Return the model's manifest, and how many tensors were computed and how many stored already.
 
     Raises NotFinite.
     """
     by_name, derived = weights.by_name, Derived(store)
-    keys = [recipe.key(by_name) for recipe in skeleton.tensors]
+    key_of = rounder.key if rounder else TensorRecipe.key
+    keys = [key_of(recipe, by_name) for recipe in skeleton.tensors]
     stored = derived.get(dict.fromkeys(keys))
     recipes = dict(zip(keys, skeleton.tensors, strict=True))
-    computed = _compute_missing(store, scratch, recipes, stored, by_name)
+    computed = _compute_missing(store, scratch, recipes, stored, by_name, rounder)
     # A tensor of a file that was edited meanwhile must not be remembered as what the file held
     # before.
     weights.check_unchanged(store)
     derived.put(computed)
+    if rounder:
+        rounder.computed(recipes, stored | computed)
     runs = _runs(store, (folder / CONSTANTS).read_bytes(), skeleton, keys, stored | computed)
     entries = [
         store.put_file(path, path.name, scratch)
@@ -60,6 +85,7 @@ def _compute_missing(
     recipes: dict[str, TensorRecipe],
     stored: Mapping[str, Blobs],
     weights: dict[str, Weight],
+    rounder: Rounder | None,
 ) -> dict[str, Blobs]:
     """Compute the tensors, by key, that are not stored; equal ones once. Raises NotFinite."""
     missing = {key: recipe for key, recipe in recipes.items() if key not in stored}
@@ -67,11 +93,14 @@ def _compute_missing(
     # Largest first, so that no thread is left with a large one at the end.
     order = sorted(missing.items(), key=lambda item: -_size(item[1], weights))
     with store.batch(scratch, sync=False) as batch:
-        return dict(
-            blockwise.in_threads(
-                lambda item: (item[0], compute(item[1], weights, batch, kernel)), order
-            )
-        )
+
+        def computed(item: tuple[str, TensorRecipe]) -> tuple[str, Blobs]:
+            key, recipe = item
+            if rounder and rounder.takes(recipe):
+                return key, rounder.compute(recipe, weights, batch)
+            return key, compute(recipe, weights, batch, kernel)
+
+        return dict(blockwise.in_threads(computed, order))
 
 
 def _runs(

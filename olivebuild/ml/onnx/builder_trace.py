@@ -28,6 +28,7 @@ import torch
 
 from olivebuild.core.fs import trees
 from olivebuild.core.fs.small_files import read_json
+from olivebuild.ml.models.layered import without_weights
 from olivebuild.ml.onnx.assemble import CONSTANTS
 from olivebuild.ml.onnx.builder import load
 from olivebuild.ml.onnx.equality import K_QUANT, prove
@@ -185,7 +186,7 @@ class Loader:
             raise NotProvenEqual("the model builder loads the model with options of its own")
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         dtype = self._dtype(config)
-        model = _without_weights(AutoModelForCausalLM, config, dtype)
+        model = without_weights(AutoModelForCausalLM, config, dtype)
         kept = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
         if any(getattr(model, name, None) for name in kept):
             raise NotProvenEqual("transformers keeps some of the weights in float32")
@@ -222,14 +223,6 @@ class Loader:
         model.tie_weights()
         if any(p.device.type == "meta" for p in (*model.parameters(), *model.buffers())):
             raise NotProvenEqual("transformers makes weights that the files don't hold")
-
-
-def _without_weights(auto: Any, config: Any, dtype: torch.dtype) -> Any:
-    """Return the model with its buffers, and parameters that take no memory."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        return auto.from_config(config, dtype=dtype)
 
 
 def _map(weight: Weight, dtype: torch.dtype) -> tuple[torch.Tensor, mmap.mmap | None]:

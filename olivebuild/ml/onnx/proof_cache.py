@@ -15,7 +15,7 @@ from olivebuild.core.host import installed
 from olivebuild.ml.onnx.builder import run_builder
 from olivebuild.ml.onnx.trial import VERSION, Proof
 from olivebuild.ml.weights.view import Weights
-from olivebuild.steps.onnx import LIBRARIES, OnnxFields
+from olivebuild.steps.onnx import CALIBRATION, LIBRARIES, OnnxFields
 
 TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 NOT_OF_MINIATURES = (
@@ -44,7 +44,7 @@ def proven_length(job: Job, fields: OnnxFields, model: Weights) -> int:
     general = fields.model_copy(update=dict.fromkeys(NOT_OF_MINIATURES))
     proof = _stored_proof(
         job,
-        ["of options", general.model_dump(mode="json"), config, dtype],
+        ["of options", general.model_dump(mode="json", exclude=set(CALIBRATION)), config, dtype],
         lambda: _compare(job, general, config, dtype),
     )
     if proof.wrong:

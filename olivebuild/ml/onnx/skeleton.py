@@ -193,7 +193,7 @@ class NotFinite(Exception):
         self.hint = hint
 
 
-def _not_finite(recipe: TensorRecipe, weights: Mapping[str, Weight]) -> NotFinite:
+def not_finite(recipe: TensorRecipe, weights: Mapping[str, Weight]) -> NotFinite:
     """Return the error for a tensor: its weight is not finite, or does not fit the dtype."""
     for weight in (weights[name] for name in sorted(recipe.sources())):
         for start in range(0, weight.size, PIECE):
@@ -348,6 +348,6 @@ def parts_of(
         # What is not finite in a block is not finite in its scale.
         checked = (parts[1], recipe.quantised.scales) if recipe.quantised else (values, dtype)
         if not blockwise.is_finite(*checked):
-            raise _not_finite(recipe, weights)
+            raise not_finite(recipe, weights)
         for number, part in enumerate(parts):
             write(number, np.ascontiguousarray(part))

@@ -13,11 +13,14 @@ from olivebuild.core.host import installed
 from olivebuild.ml.models.opened import check_finite
 from olivebuild.ml.onnx.assemble import SKELETON
 from olivebuild.ml.onnx.builder import BuilderFailed, canonical, check_loads, run_builder
+from olivebuild.ml.onnx.calibration.rounding import is_rounded
 from olivebuild.ml.onnx.skeleton import VERSION, Skeleton, TensorRecipe
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.lora import without_merges
 from olivebuild.ml.weights.view import Weights
-from olivebuild.steps.onnx import STEP, OnnxFields
+from olivebuild.steps.onnx import CALIBRATION, STEP, OnnxFields
+
+_NOT_IN_KEYS = {"model", "adapter", "source", "trust", *CALIBRATION}
 
 
 def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
@@ -41,15 +44,19 @@ def known_recipes(job: Job, model: Weights) -> list[TensorRecipe]:
         fields = OnnxFields.model_validate(values) if kind == "onnx" else None
         if fields and not no_skeleton(fields, job.input("model").trust_remote_code):
             folder = job.out.parent / f"skeleton{len(recipes)}"
-            skeleton = _restore(job, Derived(job.store), _skeleton_key(fields, model), folder)
-            recipes |= dict.fromkeys(skeleton.tensors if skeleton else ())
+            key = _skeleton_key(fields.builder_fields, model)
+            skeleton = _restore(job, Derived(job.store), key, folder)
+            tensors = skeleton.tensors if skeleton else ()
+            # What is rounded by moments waits for these.
+            waits = fields.algorithm == "gptq"
+            recipes |= dict.fromkeys(t for t in tensors if not (waits and is_rounded(t)))
     return list(recipes)
 
 
 def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
     """Return what a skeleton depends on: the model's structure, options, installed versions."""
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
-    options = fields.model_dump(mode="json", exclude={"model", "adapter", "source", "trust"})
+    options = fields.model_dump(mode="json", exclude=_NOT_IN_KEYS)
     if fields.slots is None:
         # Left out, as before there were any.
         del options["slots"]

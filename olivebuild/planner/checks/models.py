@@ -22,6 +22,7 @@ OF_MODELS = (
     "adapter",
     "merged",
     "onnx",
+    "moments",
     "benchmark-accuracy",
     "benchmark-check",
     "benchmark-latency",

@@ -8,6 +8,7 @@ from olivebuild.api.step import Edge, Ref, Target
 from olivebuild.core.errors import RecipeError
 from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.dataset import DatasetFields
+from olivebuild.steps.moments import KIND
 from olivebuild.steps.onnx import OnnxFields
 
 ROUNDED = ("int4", "int8")
@@ -77,7 +78,8 @@ class Lineage:
         except RecipeError:
             # It is raised again where the target's own nodes are made, with its place.
             return []
-        edges = [edge for node in nodes for edge in node.edges]
+        # Moments are taken of a model that the target need not be made from.
+        edges = [edge for node in nodes if node.kind != KIND for edge in node.edges]
         models = [e for e in edges if not e.sibling and "dataset" not in e.kinds]
         models.sort(key=lambda edge: "adapter" not in edge.kinds)
         return [edge.ref.target for edge in models if edge.ref.target != name]

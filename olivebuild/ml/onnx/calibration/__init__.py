@@ -1,0 +1,1 @@
+"""Rounding of weights to 4 bits with the inputs in mind that their products get."""

@@ -1,0 +1,236 @@
+"""Tensors of an ONNX model rounded to 4 bits by GPTQ, in the layout of the rounding to nearest.
+
+Levels, scales and zero points have the places and shapes that the model's skeleton gives them, so
+the graph and its kernels are those of a model that is rounded to nearest. Of each row of a matrix
+the better of the two roundings is taken, by the error that the moments tell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from olivebuild.cache.blobs import Batch
+from olivebuild.cache.memo import Blobs
+from olivebuild.cache.store import Store
+from olivebuild.core import hashing, numerics
+from olivebuild.ml.kernels import blockwise, gptq
+from olivebuild.ml.onnx.skeleton import (
+    Add,
+    Cast,
+    Concat,
+    Source,
+    TensorRecipe,
+    View,
+    not_finite,
+    rows_of,
+)
+from olivebuild.ml.weights.view import Weight, Weights
+from olivebuild.steps.moments import INPUTS
+
+VERSION = 1
+"""Raise it when equal weights and moments would give other bytes."""
+ROWS = 1024
+"""Rows of a matrix that are rounded at once."""
+
+
+class Unseen(Exception):
+    """A matrix whose inputs no row showed; the text names it."""
+
+
+class RoundingError(NamedTuple):
+    """tr((W - Q) H (W - Q)^T) of a matrix, by GPTQ and to the nearest, beside tr(W H W^T).
+
+    `plain_rows` of its `rows` are rounded to the nearest, since that was better.
+    """
+
+    calibrated: float
+    plain: float
+    whole: float
+    rows: int
+    plain_rows: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The moments by which matrices are rounded: the output of a `moments` node."""
+
+    store: Store
+    moments: Weights
+    errors: dict[str, RoundingError] = field(default_factory=dict)
+    """Of each matrix, by its weights' names, once all are computed."""
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {str(k): str(v) for k, v in self.moments.file(INPUTS).items()}
+
+    @cached_property
+    def _numerics(self) -> list[tuple[str, str]]:
+        """What decides the last bits of the products; each is one thread's."""
+        return sorted(item for item in numerics.here().items() if item[0] != "threads")
+
+    def moments_for(self, recipe: TensorRecipe) -> Weight | None:
+        """Return the moments of a tensor's inputs; None for one that is not rounded by them.
+
+        Raises Unseen.
+        """
+        if not is_rounded(recipe):
+            return None
+        assert recipe.quantised
+        halves, by_name = {}, self.moments.by_name
+        for name in columns_of(recipe.view.transposed) or {""}:
+            if (half := by_name.get(self._names.get(name, ""))) is None:
+                raise Unseen(name or min(recipe.sources()))
+            halves[half.digest] = half
+        k = recipe.view.shape[0]
+        half = next(iter(halves.values()))
+        if len(halves) > 1 or half.shape != (k * (k + 1) // 2,):
+            raise Unseen(min(recipe.sources()))
+        return half
+
+    def key(self, recipe: TensorRecipe, weights: Mapping[str, Weight]) -> str:
+        """Return the digest of all that decides a tensor's bytes. Raises Unseen."""
+        half = self.moments_for(recipe)
+        if half is None:
+            return recipe.key(weights)
+        about = [VERSION, recipe.key(weights), half.digest, self._numerics]
+        return hashing.of_json(["calibrated tensor", *about])
+
+    def compute(self, recipe: TensorRecipe, weights: Mapping[str, Weight], batch: Batch) -> Blobs:
+        """Compute a tensor into blobs of `batch`: its parts, then its RoundingError as JSON.
+
+        Raises NotFinite, Unseen.
+        """
+        half = self.moments_for(recipe)
+        assert half
+        assert recipe.quantised
+        view, quantiser = recipe.view.transposed, recipe.quantised.kernel
+        moments, factor = _factor(half)
+        rows = rows_of(view, weights)
+        blobs, sizes = [batch.blob() for _ in range(4)], [0] * 4
+        total = RoundingError(0.0, 0.0, 0.0, 0, 0)
+
+        def write(part: int, data: np.ndarray | bytes) -> None:
+            blobs[part].write(data)
+            sizes[part] += len(data) if isinstance(data, bytes) else data.nbytes
+
+        for start in range(0, view.shape[0], ROWS):
+            stored = np.ascontiguousarray(rows(start, min(ROWS, view.shape[0] - start)))
+            parts, error = _rounded(stored, recipe, quantiser, factor, moments, weights)
+            for number, part in enumerate(parts):
+                write(number, np.ascontiguousarray(part))
+            total = RoundingError(*(a + b for a, b in zip(total, error, strict=True)))
+        write(3, json.dumps(total._asdict()).encode())
+        return tuple((blob.done(), size) for blob, size in zip(blobs, sizes, strict=True))
+
+    def takes(self, recipe: TensorRecipe) -> bool:
+        """Return whether a tensor is rounded by moments."""
+        return is_rounded(recipe)
+
+    def computed(self, recipes: Mapping[str, TensorRecipe], parts: Mapping[str, Blobs]) -> None:
+        """Read the errors of all rounded tensors into `errors`."""
+        for key, recipe in recipes.items():
+            if is_rounded(recipe):
+                error = RoundingError(**json.loads(self.store.read(parts[key][3][0])))
+                self.errors[" ".join(sorted(recipe.sources()))] = error
+
+
+def figures(errors: Mapping[str, RoundingError]) -> dict[str, float]:
+    """Return the errors of all matrices as a step's metrics.
+
+    `rounding_error` is the error as a share of what the matrices give, `rounding_error_plain` that
+    of rounding to the nearest; `plain_rows` is the share of rows that are rounded so.
+    """
+    whole = sum(e.whole for e in errors.values()) or 1.0
+    return {
+        "rounding_error": sum(e.calibrated for e in errors.values()) / whole,
+        "rounding_error_plain": sum(e.plain for e in errors.values()) / whole,
+        "plain_rows": sum(e.plain_rows for e in errors.values())
+        / max(1, sum(e.rows for e in errors.values())),
+    }
+
+
+def table(errors: Mapping[str, RoundingError]) -> dict[str, list[float]]:
+    """Return for each matrix both errors, as shares of what it gives, and its plain rows."""
+    return {
+        name: [e.calibrated / (e.whole or 1.0), e.plain / (e.whole or 1.0), e.plain_rows]
+        for name, e in sorted(errors.items())
+    }
+
+
+def is_rounded(recipe: TensorRecipe) -> bool:
+    """Return whether a tensor is one that GPTQ rounds; 8 bits lose too little to be worth it."""
+    return recipe.quantised is not None and recipe.quantised.bits == 4
+
+
+def columns_of(view: View) -> set[str]:
+    """Return the weights whose whole rows are a view's rows [n, k], in any order of rows.
+
+    Empty where its columns are not those of weights.
+    """
+    node = view.of
+    if len(view.shape) != 2 or view.strides[1] != 1:
+        return set()
+    k = view.shape[1]
+    if len(node.shape) != 2 or node.shape[1] != k or view.offset % k or view.strides[0] % k:
+        return set()
+    if isinstance(node, Source):
+        return {node.weight}
+    if isinstance(node, Add) or (isinstance(node, Concat) and node.dim != 0):
+        return set()
+    parts = [node.part] if isinstance(node, Cast) else node.parts
+    names = [columns_of(part) for part in parts]
+    return set().union(*names) if all(names) else set()
+
+
+@lru_cache(maxsize=1)
+def _factor(half: Weight) -> tuple[np.ndarray, gptq.Factor]:
+    """Return moments, float32 [k, k], and their factor; kept for tensors that share an input."""
+    stored = np.frombuffer(half.read(), np.float32)
+    k = int((np.sqrt(8 * len(stored) + 1) - 1) / 2)
+    moments = np.zeros((k, k))
+    moments[np.tril_indices(k)] = stored
+    moments += np.tril(moments, -1).T
+    return moments.astype(np.float32), gptq.factor(moments)
+
+
+def _rounded(
+    stored: np.ndarray,
+    recipe: TensorRecipe,
+    quantiser: blockwise.Quantiser,
+    factor: gptq.Factor,
+    moments: np.ndarray,
+    weights: Mapping[str, Weight],
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], RoundingError]:
+    """Return some rows, stored numbers [n, k], rounded, and their error. Raises NotFinite."""
+    dtype = recipe.view.of.dtype
+    values = blockwise.widen(stored, dtype)
+    if recipe.dtype != "F32":
+        dtype, narrow = recipe.dtype, blockwise.narrow(values, recipe.dtype)
+        stored, values = narrow, blockwise.widen(narrow, dtype)
+    nearest = quantiser(stored, dtype)
+    if not blockwise.is_finite(nearest[1], quantiser.scales):
+        raise not_finite(recipe, weights)
+
+    def errors(rounded: gptq.Rounded) -> np.ndarray:
+        return gptq.errors_of(values - rounded.values(quantiser.scales, block), moments)
+
+    block = quantiser.block
+    plain = gptq.of_parts(nearest, stored.shape)
+    grid = gptq.grid_of(values, factor.weight, quantiser)
+    rounded = gptq.round_to(values, grid, factor, quantiser)
+    ours, theirs = errors(rounded), errors(plain)
+    better = ours < theirs
+    taken = rounded.where(better, plain)
+    return taken.parts(quantiser), RoundingError(
+        calibrated=float(np.where(better, ours, theirs).sum()),
+        plain=float(theirs.sum()),
+        whole=float(gptq.errors_of(values, moments).sum()),
+        rows=len(values),
+        plain_rows=int((~better).sum()),
+    )
