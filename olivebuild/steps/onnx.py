@@ -62,8 +62,8 @@ class OnnxFields(Fields):
         ]
         | None
     ) = None
-    """`gptq` is ours: the builder's default layout, with weights rounded by their inputs' second
-    moments on the rows of `calibration` (https://arxiv.org/abs/2210.17323).
+    """`gptq` is ours: weights are rounded by the second moments of their inputs on the rows of
+    `calibration`, in the layout of `k_quant`, or with `symmetric: true` of `default`.
     """
     calibration: Ref | None = None
     moments: Literal["base", "merged"] | None = None
@@ -93,10 +93,17 @@ class OnnxFields(Fields):
 
     @property
     def builder_fields(self) -> OnnxFields:
-        """The fields with what the model builder and its results depend on alone."""
+        """The fields with what the model builder and its results depend on alone.
+
+        What `gptq` rounds has the layout of the builder's `k_quant`, with zero points, or with
+        `symmetric: true` that of its default algorithm, without.
+        """
         if self.algorithm != "gptq":
             return self
-        return self.model_copy(update=dict.fromkeys(("algorithm", *CALIBRATION)))
+        layout = (
+            {"algorithm": None} if self.symmetric else {"algorithm": "k_quant", "symmetric": None}
+        )
+        return self.model_copy(update=dict.fromkeys(CALIBRATION) | layout)
 
     @field_validator("slots")
     @classmethod

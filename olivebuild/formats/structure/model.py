@@ -10,7 +10,7 @@ the model's own might look at them, the digest of the content is a part of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _of_tensors(folder: Path, content: str, *, trust: bool) -> Structure:
     why = ""
     if code:
         why = "code of its own may run"
-    elif any(_is_of_experts(config)):
+    elif has_experts(config):
         why = "it is a mixture of experts"
     return Structure(
         runtime="transformers",
@@ -140,11 +140,14 @@ def _code_in(folder: Path) -> dict[str, str]:
     }
 
 
-def _is_of_experts(config: Mapping[str, Any]) -> Iterator[bool]:
-    """Yield for each setting of a configuration whether it counts several experts."""
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Return whether a setting of a configuration counts several experts."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from _is_of_experts(value)
+            if has_experts(value):
+                return True
         elif EXPERTS in name:
             numbers = value if isinstance(value, list) else [value]
-            yield any(isinstance(n, int) and not isinstance(n, bool) and n > 1 for n in numbers)
+            if any(isinstance(n, int) and not isinstance(n, bool) and n > 1 for n in numbers):
+                return True
+    return False

@@ -116,20 +116,21 @@ class Grid:
     zeros: np.ndarray
 
 
-def grid_of(values: np.ndarray, weight: np.ndarray, quantiser: Quantiser) -> Grid:
+def grid_of(values: np.ndarray, weight: np.ndarray, quantiser: Quantiser, first: Rounded) -> Grid:
     """Return for each block the scale and zero point of the least weighted squared error.
 
-    `values` float32 [n, k], `weight` float32 [k], and each weight goes to its nearest level. Scales
-    are tried as they are stored. Without zero points the block's value of larger magnitude, times a
+    `values` float32 [n, k], `weight` float32 [k], and each weight goes to its nearest level. Those
+    of `first` are tried first, then shares of the block's range. Scales are tried as they are
+    stored. Without zero points the block's value of larger magnitude, times a
     factor, is at level 0 or at level 15.
     """
     block = quantiser.block
     blocks = values.reshape(len(values), -1, block)
     high, low = blocks.max(2).clip(min=0), blocks.min(2).clip(max=0)
     weights = weight.reshape(-1, block)
-    best, least = None, np.empty(0)
-    for scale, zero in _candidates(high, low, quantiser.symmetric):
-        stored = narrow(scale, quantiser.scales)
+    best, least = Grid(first.scales, first.zeros), np.full(first.scales.shape, np.inf)
+    tried = [(narrow(s, quantiser.scales), z) for s, z in _candidates(high, low, quantiser)]
+    for stored, zero in ((first.scales, first.zeros), *tried):
         wide, middle = widen(stored, quantiser.scales)[:, :, None], zero[:, :, None]
         wrong = _levels(blocks, wide, middle)
         wrong -= middle
@@ -137,23 +138,19 @@ def grid_of(values: np.ndarray, weight: np.ndarray, quantiser: Quantiser) -> Gri
         wrong -= blocks
         wrong *= wrong
         error = np.einsum("nbj,bj->nb", wrong, weights)
-        if best is None:
-            best, least = Grid(stored, zero), error
-            continue
         better = error < least
         least = np.where(better, error, least)
         best = Grid(np.where(better, stored, best.scales), np.where(better, zero, best.zeros))
-    assert best is not None
     return best
 
 
 def _candidates(
-    high: np.ndarray, low: np.ndarray, symmetric: bool
+    high: np.ndarray, low: np.ndarray, quantiser: Quantiser
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return scales (float32) and zero points (uint8) for blocks whose values end at these."""
     found = []
     for shrink in SHRINKS:
-        if symmetric:
+        if quantiser.symmetric:
             ends = np.where(high > -low, high, low) * shrink
             zero = np.full(ends.shape, MIDDLE, np.uint8)
             found += [(ends / -MIDDLE, zero), (ends / (TOP - MIDDLE), zero)]

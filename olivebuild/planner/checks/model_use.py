@@ -26,6 +26,7 @@ from olivebuild.formats.model_config import (
     text_config,
     types_of_peft,
 )
+from olivebuild.formats.structure.model import has_experts
 from olivebuild.planner.checks.model_folder import ModelFolder
 from olivebuild.steps.parts.sequences import DEFAULT_LENGTH, JOINED
 
@@ -62,6 +63,8 @@ def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[ModelFindi
         yield from _check_training(model, node, method)
     if node.kind == "onnx":
         yield from _check_conversion(model, node, method)
+    if node.kind == "moments":
+        yield from _check_moments(model, method)
 
 
 def _check_tokenizer(
@@ -224,6 +227,16 @@ def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[M
         )
         hint = f"name the full-precision model; it reads {', '.join(sorted(methods))}"
         yield ModelFinding(fact, hint)
+
+
+def _check_moments(model: ModelFolder, method: str) -> Iterator[ModelFinding]:
+    """Yield the fault for which a model's weights can't be rounded by their inputs."""
+    if has_experts(model.config):
+        fact = "the model is a mixture of experts, whose inputs algorithm: gptq does not tell apart"
+        yield ModelFinding(fact, "leave `algorithm` and `calibration` out", ("algorithm",))
+    elif method:
+        fact = f"algorithm: gptq rounds full-precision weights, and these are quantised ({method})"
+        yield ModelFinding(fact, "name the full-precision model", ("algorithm",))
 
 
 def _is_older(version: str, oldest: tuple[int, int]) -> bool:

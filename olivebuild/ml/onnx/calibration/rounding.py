@@ -8,9 +8,11 @@ the better of the two roundings is taken, by the error that the moments tell.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +66,7 @@ class Calibration:
     moments: Weights
     errors: dict[str, RoundingError] = field(default_factory=dict)
     """Of each matrix, by its weights' names, once all are computed."""
+    _factors: _Factors = field(default_factory=lambda: _Factors())
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -110,7 +113,7 @@ class Calibration:
         assert half
         assert recipe.quantised
         view, quantiser = recipe.view.transposed, recipe.quantised.kernel
-        moments, factor = _factor(half)
+        moments, factor = self._factors.of(half)
         rows = rows_of(view, weights)
         blobs, sizes = [batch.blob() for _ in range(4)], [0] * 4
         total = RoundingError(0.0, 0.0, 0.0, 0, 0)
@@ -188,9 +191,35 @@ def columns_of(view: View) -> set[str]:
     return set().union(*names) if all(names) else set()
 
 
-@lru_cache(maxsize=1)
+class _Factors:
+    """Moments with their factors, each computed once for the tensors that share an input.
+
+    Those that share one are neighbours in the order of work, so the last `THREADS` are kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, Future[tuple[np.ndarray, gptq.Factor]]] = {}
+
+    def of(self, half: Weight) -> tuple[np.ndarray, gptq.Factor]:
+        """Return moments, float32 [k, k], and their factor."""
+        with self._lock:
+            future = self._kept.get(half.digest)
+            is_ours = future is None
+            if future is None:
+                future = self._kept[half.digest] = Future()
+            while len(self._kept) > blockwise.THREADS:
+                del self._kept[next(iter(self._kept))]
+        if is_ours:
+            try:
+                future.set_result(_factor(half))
+            except BaseException as e:
+                future.set_exception(e)
+                raise
+        return future.result()
+
+
 def _factor(half: Weight) -> tuple[np.ndarray, gptq.Factor]:
-    """Return moments, float32 [k, k], and their factor; kept for tensors that share an input."""
     stored = np.frombuffer(half.read(), np.float32)
     k = int((np.sqrt(8 * len(stored) + 1) - 1) / 2)
     moments = np.zeros((k, k))
@@ -222,7 +251,7 @@ def _rounded(
 
     block = quantiser.block
     plain = gptq.of_parts(nearest, stored.shape)
-    grid = gptq.grid_of(values, factor.weight, quantiser)
+    grid = gptq.grid_of(values, factor.weight, quantiser, plain)
     rounded = gptq.round_to(values, grid, factor, quantiser)
     ours, theirs = errors(rounded), errors(plain)
     better = ours < theirs
