@@ -32,11 +32,15 @@ class Moments(Step):
     def template(self, fields: MomentsFields) -> str:
         return "rendered"
 
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        # Both fields are inputs, whose names don't count.
+        return {}
+
     def edges(self, fields: MomentsFields) -> list[Edge]:
         model = Edge(
             "model", fields.model, ("model", "merged"), field=("model",), streams_tensors=True
         )
-        return [model, Edge("data", fields.data, ("dataset",), "train", ("calibration",))]
+        return [model, Edge("rows", fields.data, ("dataset",), "train", ("calibration",))]
 
 
 STEP = Moments()

@@ -62,12 +62,11 @@ class OnnxFields(Fields):
         ]
         | None
     ) = None
-    """`gptq` is ours: weights are rounded by the second moments of their inputs on the rows of
-    `calibration`, in the layout of `k_quant`, or with `symmetric: true` of `default`.
-    """
     calibration: Ref | None = None
     moments: Literal["base", "merged"] | None = None
-    """`base`: a new adapter has only those tensors rounded again that it changes."""
+    """Of `gptq`: whose inputs are looked at. Those of the `base` (the default) let a new adapter
+    have only those tensors rounded again that it changes; those of the `merged` model none.
+    """
     block_size: Literal[16, 32, 64, 128, 256] | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
     symmetric: bool | None = None

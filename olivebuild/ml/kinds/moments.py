@@ -59,7 +59,7 @@ def _rows(job: Job, folder: Path) -> tuple[list[np.ndarray], int]:
     tokenizer = load_tokenizer(folder, trust_remote_code=False, date=job.action.template_date)
     encoder = Encoder(tokenizer, DEFAULT_LENGTH, end_tokens.ends_of(folder))
     encoder.where = job.where("calibration")
-    rows = token_rows(job, encoder, str(folder), job.input("data").path, "completion")
+    rows = token_rows(job, encoder, str(folder), job.input("rows").path, "completion")
     numbers = chosen(rows.lengths)
     if not len(numbers):
         raise InputError(

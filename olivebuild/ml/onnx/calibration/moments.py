@@ -1,7 +1,9 @@
 """Second moments of the inputs of a model's matrices on rows of a data set, layer by layer.
 
-For a matrix W [n, k] whose input is x [k], they are the mean of x x^T over all tokens, float32.
-Half of them is stored: the lower triangle, row by row, [k (k + 1) / 2].
+For a matrix W [n, k] whose input is x [k], they are the mean of x x^T over tokens, float32. Half of
+them is stored: the lower triangle, row by row, [k (k + 1) / 2]. A token counts once for all rows
+that begin alike up to it: its input is the same in each, and a question that all rows share would
+otherwise outweigh what differs.
 """
 
 from __future__ import annotations
@@ -40,6 +42,20 @@ def batches_of(rows: Sequence[np.ndarray]) -> list[list[int]]:
     return batches
 
 
+def first_seen(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return for each row which of its tokens, bool, no row before has after the same beginning."""
+    after: dict[tuple[int, int], int] = {}
+    masks = []
+    for row in rows:
+        mask, place = np.zeros(len(row), bool), -1
+        for i, token in enumerate(row.tolist()):
+            known = after.get((place, token))
+            mask[i] = known is None
+            place = after.setdefault((place, token), len(after))
+        masks.append(mask)
+    return masks
+
+
 class Collector:
     """Collects the moments of one layer's inputs, in float64."""
 
@@ -55,7 +71,7 @@ class Collector:
         ]
 
     def begin(self, real: torch.Tensor) -> None:
-        """Begin a batch whose tokens are `real` [rows, length], and not padding."""
+        """Begin a batch of which the tokens `real` [rows, length] count."""
         self._inputs = []
         self._real = real
         self._count += int(real.sum())
@@ -94,6 +110,7 @@ def collect(
     What goes from layer to layer is in a file, so that memory is that of a layer.
     """
     batches, starts = batches_of(rows), np.cumsum([0, *map(len, rows)])
+    counted = first_seen(rows)
     hidden: Any = None
     for number in range(len(model.layers) + 1):
         modules = model.linear_modules(number)
@@ -102,9 +119,9 @@ def collect(
         collector = Collector(modules)
         with model.layer(number):
             for batch in batches:
-                ids, real = _padded(rows, batch)
-                collector.begin(real)
-                before = _stored(hidden, starts, batch, real) if number else None
+                ids = _padded(rows, batch, np.int64)
+                collector.begin(_padded(counted, batch, np.bool_))
+                before = _stored(hidden, starts, batch, ids.shape) if number else None
                 out = model.compute(number, ids, before)
                 if number == len(model.layers):
                     # Its hook stands before the one that ends the pass.
@@ -128,25 +145,22 @@ def _name(model: LayeredModel, module: Any) -> str:
     return min(model.names_of(module), default="")
 
 
-def _padded(rows: Sequence[np.ndarray], batch: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens int64 [rows, length], zeros after a row's end, and which of them are real.
+def _padded(rows: Sequence[np.ndarray], batch: list[int], dtype: Any) -> torch.Tensor:
+    """Return rows with zeros up to the length of the longest, [rows, length].
 
     No token attends to one that comes later, so padding changes nothing before it.
     """
-    length = len(rows[batch[0]])
-    ids = np.zeros((len(batch), length), np.int64)
-    real = np.zeros((len(batch), length), bool)
+    out = np.zeros((len(batch), len(rows[batch[0]])), dtype)
     for row, i in enumerate(batch):
-        ids[row, : len(rows[i])] = rows[i]
-        real[row, : len(rows[i])] = True
-    return torch.from_numpy(ids), torch.from_numpy(real)
+        out[row, : len(rows[i])] = rows[i]
+    return torch.from_numpy(out)
 
 
 def _stored(
-    hidden: np.ndarray, starts: np.ndarray, batch: list[int], real: torch.Tensor
+    hidden: np.ndarray, starts: np.ndarray, batch: list[int], shape: tuple[int, ...]
 ) -> torch.Tensor:
     """Return what the layer before gave for a batch, zeros for padding."""
-    out = np.zeros((*real.shape, hidden.shape[1]), np.float32)
+    out = np.zeros((*shape, hidden.shape[1]), np.float32)
     for row, i in enumerate(batch):
         out[row, : starts[i + 1] - starts[i]] = hidden[starts[i] : starts[i + 1]]
     return torch.from_numpy(out)
