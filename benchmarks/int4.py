@@ -63,7 +63,8 @@ def build(work: Path, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
         (work / f"build/bench{seed}/metrics.json").read_text("utf-8")
     )
-    return found["models"]
+    models: dict[str, Any] = found["models"]
+    return models
 
 
 def rows_of(by_seed: list[dict[str, Any]], ways: list[str]) -> list[list[str]]:
@@ -73,8 +74,7 @@ def rows_of(by_seed: list[dict[str, Any]], ways: list[str]) -> list[list[str]]:
         return 100 * float(by_seed[seed][f"{name}{seed}"]["data"][data]["accuracy"])
 
     def speed(name: str) -> float:
-        latency = by_seed[0][f"{name}0"].get("latency") or by_seed[0][f"{name}0"]
-        return float(latency["tokens_per_second"])
+        return float(by_seed[0][f"{name}0"]["tokens_per_second"])
 
     rows, seeds = [], range(len(by_seed))
     for way in ("merged", *ways):

@@ -26,6 +26,9 @@ from olivebuild.ml.onnx.skeleton_cache import check_finite_input, insert_slots, 
 from olivebuild.steps.onnx import OnnxFields
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from olivebuild.ml.onnx.calibration.rounding import RoundingError
     from olivebuild.ml.onnx.skeleton import Skeleton
     from olivebuild.ml.weights.view import Weights
 
@@ -76,6 +79,8 @@ def _build(job: Job, fields: OnnxFields) -> None:
             hint="leave `algorithm` and `calibration` out",
         ) from None
     job.progress("quantising", 1, 1)
+    if rounder:
+        _tell_errors(job, rounder.errors)
     # The model builder rounds in no such way.
     audited = not rounder and _is_audited(job.action.key)
     if audited:
@@ -89,6 +94,23 @@ def _build(job: Job, fields: OnnxFields) -> None:
         provenance={"by": "tensors", "audited": audited}
         | ({"rounding": table(rounder.errors)} if rounder else {}),
         manifest=blob,
+    )
+
+
+def _tell_errors(job: Job, errors: Mapping[str, RoundingError]) -> None:
+    """Tell what rounding by moments is worth; the step's log has each matrix."""
+    from olivebuild.ml.onnx.calibration.rounding import figures, table
+
+    print("error as a share of what the matrix gives, that of the layout's own rounding")
+    for name, (ours, plain, rows) in table(errors).items():
+        kept = f"; {rows} rows keep that" if rows else ""
+        print(f"{ours:.2e}  {plain:.2e}  {name}{kept}")
+    found = figures(errors)
+    better = sum(e.plain_rows for e in errors.values())
+    job.note(
+        f"rounding error {found['rounding_error']:.2e} on the calibration rows, "
+        f"{found['rounding_error_plain']:.2e} without them; {better} of "
+        f"{sum(e.rows for e in errors.values())} rows of matrices are better without"
     )
 
 
