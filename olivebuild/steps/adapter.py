@@ -14,6 +14,8 @@ from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
 from olivebuild.steps.dataset import DatasetFields
 from olivebuild.steps.parts import adapter_methods as methods
+from olivebuild.steps.parts import rounding
+from olivebuild.steps.parts.rounding import Aware
 from olivebuild.steps.parts.sequences import (
     APART,
     DEFAULT_LENGTH,
@@ -144,6 +146,8 @@ class AdapterFields(Fields):
     rank_pattern: dict[str, Positive] = {}
     """Ranks by regular expression. Of several that fit, the first by alphabet counts."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    aware: Aware | None = None
+    """Training sees weights as a conversion to ONNX will round them; the merge does not round."""
     training: Training = Training()
     sequences: Form | Sequences = "rows"
     from_: Ref | None = Field(default=None, alias="from")
@@ -248,8 +252,11 @@ class Adapter(Step):
     def libraries(self, fields: AdapterFields) -> tuple[str, ...]:
         if fields.source:
             return ("safetensors",)
-        libraries = ("torch", "transformers", "tokenizers", "peft", "safetensors")
-        return (*libraries, "bitsandbytes") if fields.quantises else libraries
+        return (
+            *("torch", "transformers", "tokenizers", "peft", "safetensors"),
+            *(rounding.LIBRARIES if fields.aware else ()),
+            *(("bitsandbytes",) if fields.quantises else ()),
+        )
 
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
@@ -295,6 +302,8 @@ class Adapter(Step):
         parameters.pop("from_")
         parameters.pop("trust")
         parameters = methods.without_defaults(fields, parameters)
+        if fields.aware:
+            parameters["aware"] = fields.aware.options()
         if fields.eval:
             parameters["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
         training = fields.training.resolved().model_dump(mode="json", exclude=set(NO_RESULT))
@@ -326,7 +335,12 @@ class Adapter(Step):
                 "an adapter needs `model` and `data`, or `source`",
                 "for example model: base, data: tone.train",
             )
-        return methods.check(fields) or _check_training(fields) or _check_sequences(fields)
+        return (
+            methods.check(fields)
+            or rounding.check(fields)
+            or _check_training(fields)
+            or _check_sequences(fields)
+        )
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """Return the target's node.

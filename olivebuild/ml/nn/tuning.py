@@ -15,6 +15,7 @@ from peft.tuners.lycoris_utils import LycorisLayer
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
 from olivebuild.ml.nn import flash_attention
+from olivebuild.ml.nn.aware.layers import rounding_layers
 from olivebuild.ml.nn.compile import compile_layers, suit_compiler
 from olivebuild.ml.nn.compile_cache import keep_compiled
 from olivebuild.ml.nn.forward import Setup, checkpoint_layers
@@ -61,7 +62,9 @@ def prepare(
         _fit_into_memory(setup, model, int(lengths.max()), device)
     if setup.packed and not setup.padded_groups:
         setup.uniform_length = uniform_length(lengths)
-    if not plain:
+    if rounding_layers(model):
+        job.note("no compiled layers and no CUDA graphs: weights are rounded between the steps")
+    elif not plain:
         parameters = sum(p.numel() for p in model.parameters())
         if device.type == "cuda" and tokens * parameters > WORTH_COMPILING:
             _compile(job, setup, model, lengths, device)

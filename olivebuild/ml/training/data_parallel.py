@@ -266,6 +266,7 @@ def receive_weights(trainable: Trainable) -> None:
     flat = _flat(trainable.used)
     dist.broadcast(flat, 0)
     torch._foreach_copy_(trainable.used, _pieces(flat, trainable.used))
+    trainable.forget_rounded()
 
 
 @torch.no_grad()

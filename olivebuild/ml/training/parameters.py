@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from olivebuild.ml.nn.aware import layers
+
 
 class Trainable:
     """Weights to train, by `names`: the model's own (`used`), and the same in float32 (`weights`).
@@ -22,6 +24,7 @@ class Trainable:
             p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
             for p in self.used
         ]
+        self._rounding = layers.rounding_layers(model)
         self._mixed = [(w, u) for w, u in zip(self.weights, self.used, strict=True) if w is not u]
 
     @torch.no_grad()
@@ -53,8 +56,13 @@ class Trainable:
         if gradients:
             torch._foreach_div_(gradients, scale)
 
+    def forget_rounded(self) -> None:
+        """Let layers that round their weights with what is added to them do so anew."""
+        layers.forget(self._rounding)
+
     @torch.no_grad()
     def use(self) -> None:
-        """Copy `weights` to `used`."""
+        """Let the model compute with `weights` as they are now."""
+        self.forget_rounded()
         if self._mixed:
             torch._foreach_copy_([u for _, u in self._mixed], [w for w, _ in self._mixed])

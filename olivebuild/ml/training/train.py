@@ -223,6 +223,11 @@ def forward_of(
     if fields.from_:
         begin_with(job, model, Path(job.input("from").folder))
     subtracted = begin_by_loftq(job, fields, model, dtype) if fields.method == "loftq" else {}
+    if fields.aware:
+        # The conversion's code is imported for it alone.
+        from olivebuild.ml.training.aware import grids
+
+        grids.see_rounded(job, fields, model)
     tokens = int(lengths_of(rows).sum()) * schedule.batch * schedule.steps // len(rows)
     setup = tuning.prepare(
         job,

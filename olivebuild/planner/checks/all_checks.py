@@ -25,7 +25,14 @@ def problems(
     `elsewhere` are nodes for which it does not matter what this machine lacks.
     """
     # Few plans need them, and they take long to import.
-    from olivebuild.planner.checks import commands, data_files, machine, models, providers
+    from olivebuild.planner.checks import (
+        commands,
+        data_files,
+        machine,
+        models,
+        providers,
+        rounding,
+    )
 
     all_problems = [
         *_faults(planner, plan),
@@ -34,6 +41,7 @@ def problems(
         *data_files.problems(planner, plan),
         *models.problems(planner, plan),
         *providers.problems(planner, plan, elsewhere),
+        *rounding.problems(planner, plan),
         *machine.space_problems(planner, plan),
     ]
     return [

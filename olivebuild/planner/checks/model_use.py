@@ -123,6 +123,8 @@ def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Mod
     if node.fields.get("method") in IN_4_BITS and not is_there("bitsandbytes"):
         fact = f"method: {node.fields['method']} needs bitsandbytes, not installed here"
         yield ModelFinding(fact, "`pip install bitsandbytes`, or write method: lora", ("method",))
+    if node.fields.get("aware"):
+        yield from _check_aware(model, node, method)
     yield from _check_modules(model, node)
     yield from _check_layers(model, node)
     context = context_of(model.config)
@@ -136,6 +138,16 @@ def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Mod
             ("training", "max_length"),
             fails=False,
         )
+
+
+def _check_aware(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
+    """Yield the faults for which training can't see a model's weights as they are rounded."""
+    if method:
+        fact = f"`aware` rounds the base's own weights, and it is quantised ({method})"
+        yield ModelFinding(fact, "name the full-precision model, or leave `aware` out", ("aware",))
+        return
+    for finding in _check_conversion(model, node, method):
+        yield finding._replace(field=("aware",))
 
 
 def _check_sequences(node: Node, context: int | None) -> ModelFinding | None:

@@ -33,6 +33,7 @@ INSTEAD = {"dropout": "rank_dropout or module_dropout instead, or leave it out"}
 LATER = (
     "loftq_iter", "rank_dropout", "module_dropout", "init_weights", "rank_dropout_scale",
     "decompose_both", "decompose_factor", "exclude", "layers", "rank_pattern", "alpha_pattern",
+    "aware",
 )  # fmt: skip
 """Fields that were added later: at their defaults they are left out of keys, which stay equal."""
 

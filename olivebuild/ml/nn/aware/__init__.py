@@ -1,0 +1,1 @@
+"""Training that sees weights as a conversion will round them."""
