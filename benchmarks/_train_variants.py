@@ -210,7 +210,9 @@ def ours_short(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return ours(folder, adapter_fields(options, options.rows, dropout=0.1), short_rows(options))
 
 
-def ours_texts(folder: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
+def ours_texts(
+    folder: Path, options: argparse.Namespace, gpus: int, **training: Any
+) -> dict[str, Any]:
     """A training as a build runs it: tokens out of the cache, compiled because that pays."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
     if gpus > 1 and torch_here().cuda.device_count() < gpus:
@@ -219,7 +221,7 @@ def ours_texts(folder: Path, options: argparse.Namespace, gpus: int) -> dict[str
     steps, skipped = (4, 2) if options.quick else (100, 20)
     return ours(
         folder,
-        adapter_fields(options, 8, training={"steps": steps, "loss": "all"}),
+        adapter_fields(options, 8, training={"steps": steps, "loss": "all"} | training),
         skipped=skipped,
     )
 
@@ -438,9 +440,14 @@ VARIANTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "ours-long-nodropout": lambda folder, options: ours_long(folder, options, dropout=0.0),
     "ours-long-plain": lambda folder, options: ours_long(folder, options, speed="plain"),
     "qlora-long": lambda folder, options: ours_long(folder, options, method="qlora"),
+    "fp8-long": lambda folder, options: ours_long(folder, options, training={"base": "fp8"}),
+    "offload-long": lambda folder, options: ours_long(folder, options, training={"offload": "cpu"}),
     "ours-short": ours_short,
     "ours-one-gpu": lambda folder, options: ours_texts(folder, options, 1),
     "ours-two-gpus": lambda folder, options: ours_texts(folder, options, 2),
+    "ours-four-gpus": lambda folder, options: ours_texts(folder, options, 4),
+    "fp8-two-gpus": lambda folder, options: ours_texts(folder, options, 2, base="fp8"),
+    "sharded-two-gpus": lambda folder, options: ours_texts(folder, options, 2, shard="base"),
     "stock-long": stock_long,
     "stock-one": stock_one,
     "trl-liger": trl_liger,

@@ -173,6 +173,8 @@ def gpu(root: Path, options: argparse.Namespace) -> None:
         ),
         ("ours-long-nodropout", "stock-long", "the same without dropout", 2.2),
         ("ours-long-nodropout", "trl-liger", "tokens a second beside TRL + Liger", 1.0),
+        ("fp8-long", "ours-long", "tokens a second with a base in FP8 beside bf16", 1.35),
+        ("fp8-long", "qlora-long", "tokens a second with a base in FP8 beside QLoRA", 1.0),
         ("ours-two-gpus", "ours-one-gpu", "tokens a second on two GPUs beside one", 1.8),
         (
             "ours-short",
@@ -192,10 +194,15 @@ GPU = (
     "ours-short",
     "stock-one",
     "qlora-long",
+    "fp8-long",
     "trl-liger",
     "ours-long-plain",
+    "offload-long",
     "ours-one-gpu",
     "ours-two-gpus",
+    "fp8-two-gpus",
+    "sharded-two-gpus",
+    "ours-four-gpus",
 )
 """What matters most comes first."""
 
