@@ -134,6 +134,21 @@ def timing_facts() -> dict[str, str]:
 
 
 @cache
+def compute_capabilities() -> tuple[tuple[int, int], ...]:
+    """Return the compute capabilities that the NVIDIA driver tells, (8, 9) for example.
+
+    Of all GPUs that the driver has, visible or not; none where it does not tell.
+    """
+    if not gpu_names():
+        return ()
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    lines = answer.stdout.split() if answer.returncode == 0 else []
+    pairs = (line.partition(".")[::2] for line in lines)
+    return tuple((int(a), int(b)) for a, b in pairs if a.isdigit() and b.isdigit())
+
+
+@cache
 def gpu_driver() -> str:
     """Return the version of the NVIDIA driver; "" where no GPU is visible."""
     if not gpu_names():

@@ -14,7 +14,7 @@ from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
 from olivebuild.steps.dataset import DatasetFields
 from olivebuild.steps.parts import adapter_methods as methods
-from olivebuild.steps.parts import rounding
+from olivebuild.steps.parts import frozen_base, rounding
 from olivebuild.steps.parts.rounding import Aware
 from olivebuild.steps.parts.sequences import (
     APART,
@@ -62,6 +62,18 @@ class Training(Fields):
     seed: int = 0
     data_seed: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    base: Literal["fp8"] | None = None
+    """`fp8`: frozen weights of linear layers, and what is multiplied with them, are rounded to FP8,
+    on GPUs from compute capability 8.9 on. A merge goes into the base's own weights.
+    """
+    offload: Literal["cpu"] | None = None
+    """`cpu`: frozen weights of decoder layers stay in the processor's memory, and are on the GPU a
+    layer ahead of use. Changes no result.
+    """
+    shard: Literal["base"] | None = None
+    """`base`: each of several GPUs (`resources: {gpu: 2}`) keeps a part of each decoder layer's
+    frozen weights, and they are gathered a layer ahead of use. Changes no result.
+    """
     speed: Literal["auto", "plain"] = "auto"
     """`plain`: no compiled layers, fused optimiser or shared beginnings; equal but for rounding."""
     checkpoint_steps: Positive | None = None
@@ -70,6 +82,11 @@ class Training(Fields):
     """Rows whose answers are shown while training, as the model would write them then; 0 for none.
     They are asked as seldom as keeps them to about 2 % of the time. Changes no result.
     """
+
+    @property
+    def pages_base(self) -> bool:
+        """Return whether frozen weights are on the device only while they are used."""
+        return bool(self.offload or self.shard)
 
     def resolved(self) -> Training:
         """Return a copy in which the defaults that depend on other fields are filled in."""
@@ -230,7 +247,7 @@ TRAINED_OR_NOT = Alternatives(
 )
 
 
-NO_RESULT = ("checkpoint_steps", "sample_answers")
+NO_RESULT = ("checkpoint_steps", "sample_answers", "offload", "shard")
 """Fields of a training that change nothing of its result."""
 
 
@@ -314,8 +331,9 @@ class Adapter(Step):
             training.pop("decay")
         if training["order"] == "append":
             training.pop("data_seed")
-        if training["warmup_ratio"] is None:
-            training.pop("warmup_ratio")
+        for name in ("warmup_ratio", "base"):
+            if training[name] is None:
+                training.pop(name)
         parameters.pop("sequences")
         if not fields.cut.is_plain:
             parameters["sequences"] = fields.cut.parameters()
@@ -338,6 +356,7 @@ class Adapter(Step):
         return (
             methods.check(fields)
             or rounding.check(fields)
+            or frozen_base.check(fields)
             or _check_training(fields)
             or _check_sequences(fields)
         )
@@ -345,10 +364,12 @@ class Adapter(Step):
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """Return the target's node.
 
-        Raises RecipeError for a data set whose rows can't become the sequences that are wanted.
+        Raises RecipeError for a data set whose rows can't become the sequences that are wanted, and
+        for a base that is shared and has nobody to be shared by.
         """
         fields = target.fields
         assert isinstance(fields, AdapterFields)
+        frozen_base.check_resources(fields, target.resources)
         for ref in (fields.data, fields.eval.data if fields.eval else None):
             data = targets[ref.target].fields if ref and ref.target in targets else None
             if ref and isinstance(data, DatasetFields):

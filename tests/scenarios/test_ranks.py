@@ -5,7 +5,6 @@ What they learn is what one alone learns but for rounding.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -21,7 +20,7 @@ import psutil
 import pytest
 
 from olivebuild.api.job import Job
-from tests.scenarios.shared_batches import job_of, write_data
+from tests.scenarios.shared_batches import job_of, trained, write_data
 from tests.scenarios.training import Stopped, token_rows
 
 pytestmark = [
@@ -34,43 +33,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
-
-
-def trained(
-    folder: Path,
-    cache: Path,
-    model: Path,
-    data: Path,
-    count: int,
-    stop_at: int = 0,
-    dtype: str = "float32",
-    **training: Any,
-) -> tuple[Any, np.ndarray]:
-    """Train with so many processes; the loop, and the adapter's weights."""
-    import torch
-
-    from olivebuild.ml.training import data_parallel, train
-    from olivebuild.steps.adapter import AdapterFields
-
-    job = job_of(folder, cache, model, data, **training)
-
-    class Listening(Job):
-        def say(self, event: str, **given: Any) -> None:
-            if event == "metric" and given["step"] == stop_at:
-                raise Stopped
-
-    listening, fields = Listening(job.action, io.StringIO()), job.fields(AdapterFields)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_parallel, "count_for", lambda *_: count)
-        loop = train.fit(
-            listening,
-            fields,
-            train.rows_of(listening, fields),
-            None,
-            torch.device("cpu"),
-            getattr(torch, dtype),
-        )
-    return loop, np.concatenate([w.detach().numpy().ravel() for w in loop.runner.trainable.weights])
 
 
 def test_what_several_learn_is_what_one_learns(tmp_path: Path, llama: Path, data: Path) -> None:

@@ -26,7 +26,7 @@ def run(job: Job) -> None:
         from olivebuild.ml.models.opened import check_inputs
 
         check_inputs(job)
-        if not fields.quantises:
+        if not (fields.quantises or fields.training.pages_base):
             streamed.begin(job.input("model").folder, fields.training.dtype)
         from olivebuild.ml.training import train
 

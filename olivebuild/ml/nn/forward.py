@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from olivebuild.core.errors import StepError
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn import attention
 from olivebuild.ml.nn.cuda_graphs import StepGraphs
+from olivebuild.ml.nn.frozen import layers as frozen_layers
 from olivebuild.ml.nn.loss_head import head_loss
 from olivebuild.ml.nn.packing import Packed, Padded, micro_batches, pack, pad
 from olivebuild.ml.nn.reach import Reach, own_attention
@@ -75,6 +76,16 @@ RECORDED = {
 """Names of Setup's fields in traces, where they differ."""
 
 
+class SharedPasses(Protocol):
+    """What keeps processes together, none of which can make a pass without the others."""
+
+    def most(self, count: int) -> int:
+        """Return the most passes of a batch that any process makes; this one makes `count`."""
+
+    def announce(self) -> None:
+        """In the first process: have the others take part in a pass outside of batches."""
+
+
 class Forward:
     """Forward and backward passes of peft's `model`; `note` reports changes that memory forces."""
 
@@ -89,6 +100,7 @@ class Forward:
         """Factor of the loss before its gradient is taken, for number formats of a small range."""
         self.subtracted: dict[str, torch.Tensor] = {}
         """What LoftQ took off the base's weights before they were quantised."""
+        self._passes: SharedPasses | None = None
         self.reach = Reach(model)
         self._graphs = StepGraphs(self) if setup.cuda_graphs else None
         self._named = inspect.signature(model.get_base_model().forward).parameters
@@ -143,7 +155,11 @@ class Forward:
         while True:
             try:
                 total = torch.zeros((), device=self.device)
-                for part in layout or self.lay_out(batch):
+                layout = layout or self.lay_out(batch)
+                if self._passes:
+                    for _ in range(self._passes.most(len(layout)) - len(layout)):
+                        self.pass_along()
+                for part in layout:
                     # The backward pass too: it computes layers once more where memory is short.
                     with defined_attention(part):
                         loss = self.loss_of(part) / labels
@@ -153,6 +169,11 @@ class Forward:
                     total += loss.detach()
                 return total
             except (torch.OutOfMemoryError, MemoryError):
+                if self._passes:
+                    raise StepError(
+                        "out of memory, and the other processes can't begin the batch anew",
+                        hint="a smaller training.max_length or batch needs less",
+                    ) from None
                 layout = None
                 self._halve(max(map(len, batch)))
 
@@ -181,6 +202,30 @@ class Forward:
         else:
             hint = "a smaller training.max_length, method: qlora, or a smaller model needs less"
             raise StepError(f"a single row of {longest} tokens does not fit into memory", hint=hint)
+
+    def share_layers(self, rank: int, count: int, passes: SharedPasses) -> None:
+        """Keep one of `count` pieces of each frozen layer; all processes make the same passes."""
+        layers = frozen_layers.of(self.model)
+        assert layers
+        layers.shard(rank, count)
+        self._passes = passes
+
+    def pass_along(self, *, judging: bool = False) -> None:
+        """Take part in a pass of another process, which needs this one's pieces of the layers.
+
+        Nothing is learnt of it, and no random number used up.
+        """
+        row = Tokens(np.zeros(2, np.int32), np.array([False, True]))
+        cards = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cards):
+            if judging:
+                with torch.no_grad(), evaluating(self.model):
+                    self._counted(*self.lay_out([row]))
+                return
+            (part,) = self.lay_out([row])
+            with defined_attention(part):
+                self.loss_of(part).backward()
+        self.model.zero_grad(set_to_none=True)
 
     def loss_of(self, part: Packed | Padded) -> torch.Tensor:
         """Return the summed loss of a micro-batch, a scalar."""
@@ -254,6 +299,8 @@ class Forward:
 
     def _counted(self, part: Packed | Padded) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and targets of counted tokens, [counted, vocabulary] and [counted]."""
+        if self._passes:
+            self._passes.announce()
         if not isinstance(part, Padded):
             return self.logits(part), part.targets
         counted = part.targets.flatten() >= 0

@@ -19,6 +19,7 @@ from olivebuild.ml.nn.aware.layers import rounding_layers
 from olivebuild.ml.nn.compile import compile_layers, suit_compiler
 from olivebuild.ml.nn.compile_cache import keep_compiled
 from olivebuild.ml.nn.forward import Setup, checkpoint_layers
+from olivebuild.ml.nn.frozen import layers as frozen_layers
 from olivebuild.ml.nn.layout_trial import takes_packed
 from olivebuild.ml.nn.lora import join_products
 from olivebuild.ml.nn.reach import border_of, windows_of
@@ -54,23 +55,27 @@ def prepare(
     `plain`: nothing is done for speed that may change a bit. `masked`: rows have tokens that are
     not attended to, for which there is no packed layout.
     """
+    # Layers whose weights come and go are neither compiled nor captured.
+    layers = frozen_layers.of(model)
     setup = takes_packed(model, rows, device, job.note, packed=not masked)
     setup.share_prefixes = setup.packed and dropout == 0 and not plain
     setup.tokens_per_micro_batch = CPU_TOKENS
     lengths = lengths_of(rows)
     if device.type == "cuda":
-        _fit_into_memory(setup, model, int(lengths.max()), device)
+        passing = layers.two_layers if layers else 0
+        _fit_into_memory(setup, model, int(lengths.max()), device, passing)
     if setup.packed and not setup.padded_groups:
         setup.uniform_length = uniform_length(lengths)
     if rounding_layers(model):
         job.note("no compiled layers and no CUDA graphs: weights are rounded between the steps")
     elif not plain:
         parameters = sum(p.numel() for p in model.parameters())
-        if device.type == "cuda" and tokens * parameters > WORTH_COMPILING:
+        worth_compiling = tokens * parameters > WORTH_COMPILING and not layers
+        if device.type == "cuda" and worth_compiling:
             _compile(job, setup, model, lengths, device)
         else:
             join_products(model)
-            setup.cuda_graphs = device.type == "cuda" and _takes_graphs(setup, model)
+            setup.cuda_graphs = device.type == "cuda" and not layers and _takes_graphs(setup, model)
     layout = "packed" if setup.packed else "padded"
     compiled = "compiled layers, FlashAttention 4" if setup.flash else "compiled layers"
     texts = {
@@ -84,14 +89,20 @@ def prepare(
     return setup
 
 
-def _fit_into_memory(setup: Setup, model: Any, longest: int, device: torch.device) -> None:
-    """Choose the tokens of a micro-batch by the free GPU memory; recompute if it is scarce."""
+def _fit_into_memory(
+    setup: Setup, model: Any, longest: int, device: torch.device, passing: int
+) -> None:
+    """Choose the tokens of a micro-batch by the free GPU memory; recompute if it is scarce.
+
+    `passing`: bytes of weights that come and go.
+    """
     free = (
         torch.cuda.mem_get_info(device)[0]
         + torch.cuda.memory_reserved(device)
         - torch.cuda.memory_allocated(device)
     )
-    fitting = int((free * MEMORY_SHARE - bytes_of_changes(model)) / bytes_per_token(model))
+    kept = bytes_of_changes(model) + passing
+    fitting = int((free * MEMORY_SHARE - kept) / bytes_per_token(model))
     setup.tokens_per_micro_batch = min(MAX_TOKENS, max(fitting, longest, MIN_TOKENS))
     if fitting < longest:
         setup.recompute = True

@@ -54,6 +54,8 @@ ALONE = Node()
 """The place of a node that has no others."""
 END = -1
 """The step that tells the ranks to end."""
+PASS = -2
+"""The step that has the ranks take part in a pass without a batch, where they share the base."""
 
 
 def count_for(device: torch.device, batch: int) -> int:
@@ -214,6 +216,24 @@ class Ranks:
         ):
             weight.grad = gradient
         return flat[-1]
+
+
+class Passes:
+    """What keeps processes together that share the base: none makes a pass without the others."""
+
+    def __init__(self, rank: int) -> None:
+        self._is_first = rank == 0
+
+    def most(self, count: int) -> int:
+        """Return the most passes of a batch that any process makes; this one makes `count`."""
+        number = torch.tensor(count)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def announce(self) -> None:
+        """In the first process: have the others take part in a pass outside of batches."""
+        if self._is_first:
+            broadcast_step(PASS)
 
 
 def store_at(meeting: str, count: int) -> Store:

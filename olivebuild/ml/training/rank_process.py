@@ -41,8 +41,11 @@ def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
     device, number_format = load.platform(dtype)
     rows = train.rows_of(job, fields)
     schedule = train.schedule_of(fields.training, len(rows))
-    forward = train.forward_of(job, fields, rows, schedule, device, number_format)
+    shares = count if fields.training.shard else 1
+    forward = train.forward_of(job, fields, rows, schedule, device, number_format, shares=shares)
     data_parallel.connect(data_parallel.store_at(meeting, count), rank, count, device)
+    if shares > 1:
+        forward.share_layers(rank, shares, data_parallel.Passes(rank))
     run_rank(forward, rows, schedule, fields.training.seed, rank, count)
     dist.destroy_process_group()
 
@@ -51,7 +54,7 @@ def run_rank(
     forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int
 ) -> None:
     """Compute the gradients of this process's share of each batch that the first one begins."""
-    step, scale = data_parallel.receive_step()
+    step, scale = _next_step(forward)
     if step == data_parallel.END:
         return
     # Each process draws its own dropout, and a resumed training does not repeat an earlier one's.
@@ -72,10 +75,19 @@ def run_rank(
         # Laid out while the device still computes.
         following = following or next(shares, None)
         before = step
-        step, scale = data_parallel.receive_step()
+        step, scale = _next_step(forward)
         # The same step is the same batch again, scaled less.
         if step != before and following:
             share, following = following, None
+
+
+def _next_step(forward: Forward) -> tuple[int, float]:
+    """Return the next step, and take part in what the first process computes before it."""
+    while True:
+        step, scale = data_parallel.receive_step()
+        if step != data_parallel.PASS:
+            return step, scale
+        forward.pass_along(judging=True)
 
 
 Share = tuple[list[Tokens], list[Packed | Padded] | None, int]

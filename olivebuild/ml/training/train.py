@@ -30,6 +30,7 @@ from olivebuild.ml.inference.sample_answers import SampleAnswers
 from olivebuild.ml.models import load
 from olivebuild.ml.nn import loftq, qlora, tuning
 from olivebuild.ml.nn.forward import Forward
+from olivebuild.ml.nn.frozen import base as frozen_base
 from olivebuild.ml.training import data_parallel
 from olivebuild.ml.training.checkpoint import Checkpointer
 from olivebuild.ml.training.loop import TrainingLoop
@@ -115,7 +116,8 @@ def fit(
         data_parallel.Ranks(job, device, dtype, schedule.batch, node) if shared else nullcontext()
     ) as ranks:
         judged = validation.rows if validation else ()
-        forward = forward_of(job, fields, rows, schedule, device, dtype, judged)
+        shares = ranks.count if ranks and training.shard else 1
+        forward = forward_of(job, fields, rows, schedule, device, dtype, judged, shares)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
         checkpointer = Checkpointer(
             job, steps=schedule.steps, seconds=seconds, every=training.checkpoint_steps
@@ -142,6 +144,8 @@ def fit(
         if ranks:
             job.note(ranks.note())
             ranks.join()
+            if shares > 1:
+                forward.share_layers(0, shares, data_parallel.Passes(0))
         checkpointer.stop_on_sigterm()
         loop.run()
     return loop
@@ -201,25 +205,17 @@ def forward_of(
     device: torch.device,
     dtype: torch.dtype,
     judged: Sequence[Tokens] = (),
+    shares: int = 1,
 ) -> Forward:
     """Return the input `model` with a new adapter, set up for this machine.
 
-    `judged` are held-out rows that it evaluates, too.
+    `judged` are held-out rows that it evaluates, too. `shares`: processes that share the base, with
+    `shard: base`.
     """
-    training, base = fields.training, job.input("model")
+    training = fields.training
     # The seed comes before the adapter is made, since its first values are drawn.
     load.seed_everything(training.seed, device)
-    quantised = qlora.configuration(fields.quantisation, dtype) if fields.quantises else None
-    loaded = load.load_model(
-        base.folder,
-        dtype,
-        device,
-        trust_remote_code=base.trust_remote_code,
-        quantised=quantised,
-        where=job.where("model"),
-    )
-    qlora.for_training(loaded)
-    model = add_adapter(job, fields, loaded)
+    model = add_adapter(job, fields, frozen_base.load_base(job, fields, device, dtype))
     if fields.from_:
         begin_with(job, model, Path(job.input("from").folder))
     subtracted = begin_by_loftq(job, fields, model, dtype) if fields.method == "loftq" else {}
@@ -228,6 +224,7 @@ def forward_of(
         from olivebuild.ml.training.aware import grids
 
         grids.see_rounded(job, fields, model)
+    frozen_base.place(job, fields, model, device, shares)
     tokens = int(lengths_of(rows).sum()) * schedule.batch * schedule.steps // len(rows)
     setup = tuning.prepare(
         job,

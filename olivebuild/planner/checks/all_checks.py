@@ -28,6 +28,7 @@ def problems(
     from olivebuild.planner.checks import (
         commands,
         data_files,
+        fp8,
         machine,
         models,
         providers,
@@ -42,6 +43,7 @@ def problems(
         *models.problems(planner, plan),
         *providers.problems(planner, plan, elsewhere),
         *rounding.problems(planner, plan),
+        *fp8.problems(planner, plan, elsewhere),
         *machine.space_problems(planner, plan),
     ]
     return [

@@ -83,6 +83,13 @@ def check(fields: Any) -> Problem | None:
                 f"{str(getattr(fields, name)).lower()} adds something else",
                 f"leave {name} or `aware` out",
             )
+    for name in ("base", "offload", "shard"):
+        if getattr(fields.training, name):
+            return Problem(
+                f"`aware` reads weights to round them, and training.{name} keeps them elsewhere or "
+                "in another form",
+                f"leave {name} or `aware` out",
+            )
     if aware.algorithm not in (None, "default"):
         return Problem(
             f"training does not round as algorithm: {aware.algorithm} does",

@@ -47,6 +47,9 @@ def test_a_default_that_is_written_changes_no_key_and_another_value_does() -> No
         ({"method": "loha"}, "method: loha adds something else", "leave method"),
         ({"dora": True}, "dora: true adds something else", "leave dora"),
         ({"dropout": 0.1}, "dropout: 0.1 adds something else", "leave dropout"),
+        ({"training": {"base": "fp8"}}, "training.base keeps them", "leave base"),
+        ({"training": {"offload": "cpu"}}, "training.offload keeps them", "leave offload"),
+        ({"training": {"shard": "base"}}, "training.shard keeps them", "leave shard"),
         ({"aware": {"algorithm": "rtn"}}, "not round as algorithm: rtn does", "algorithm: default"),
         (
             {"aware": {"algorithm": "k_quant"}},

@@ -1,0 +1,94 @@
+"""Products in FP8: beside the same numbers in float64, and rounded as the format has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from olivebuild.ml.nn.frozen.fp8 import LARGEST, Fp8Linear, rounded, scaled_product
+
+
+def exact(values: torch.Tensor) -> torch.Tensor:
+    """What values stand for once they are rounded, in float64."""
+    numbers, scale = rounded(values)
+    return numbers.double() * scale.double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_row_is_rounded_to_the_nearest_number_by_a_scale_of_its_own(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    values = (torch.randn(40, 64) * torch.logspace(-6, 6, 40)[:, None]).to(dtype)
+    numbers, scale = rounded(values)
+    assert numbers.dtype == torch.float8_e4m3fn
+    assert scale.shape == (40, 1)
+    # The largest of each row is the format's largest.
+    assert torch.all(numbers.float().abs().amax(-1) == LARGEST)
+    # Three bits behind the point: half of an eighth, and half of the least step below 2**-6.
+    allowed = (values.double().abs() / 16).clamp(min=float(2**-10) * scale.double())
+    assert torch.all((exact(values) - values.double()).abs() <= allowed * 1.0001)
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    numbers, scale = rounded(torch.zeros(3, 16))
+    assert torch.all(numbers.float() == 0)
+    assert torch.all(torch.isfinite(scale))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 32, 48), (1, 64, 16), (200, 256, 128)])
+def test_a_product_is_that_of_the_rounded_numbers(
+    dtype: torch.dtype, shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(1)
+    n, k, m = shape
+    x, w = torch.randn(n, k), torch.randn(m, k) * torch.logspace(-2, 2, m)[:, None]
+    (left, left_scale), (right, right_scale) = rounded(x), rounded(w)
+    found = scaled_product(left, left_scale, right.t(), right_scale.t(), dtype)
+    wanted = exact(x) @ exact(w).T
+    assert found.dtype == dtype
+    # Of the sum in float32, and of the result.
+    summed = exact(x).abs() @ exact(w).abs().T
+    allowed = {torch.float32: 0.0, torch.bfloat16: 2**-8}[dtype] * wanted.abs() + 1e-5 * summed
+    assert torch.all((found.double() - wanted).abs() <= allowed)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_and_its_gradient_take_the_same_rounded_weight(bias: bool) -> None:
+    torch.manual_seed(2)
+    linear = torch.nn.Linear(64, 48, bias=bias).requires_grad_(False)
+    layer = Fp8Linear(linear)
+    x = torch.randn(2, 7, 64, requires_grad=True)
+    out = layer(x)
+    wanted = exact(x.detach().view(-1, 64)) @ exact(linear.weight).T
+    assert torch.allclose(
+        out.detach().double().view(-1, 48), wanted + (linear.bias if bias else 0), atol=1e-5
+    )
+    gradient = torch.randn(2, 7, 48)
+    out.backward(gradient)
+    numbers, scale = rounded(linear.weight)
+    by_row = exact(gradient.view(-1, 48) * scale.t())
+    assert x.grad is not None
+    assert torch.allclose(x.grad.double().view(-1, 64), by_row @ numbers.double(), atol=1e-4)
+    plain = (gradient.view(-1, 48) @ linear.weight).view_as(x.grad)
+    assert float((x.grad - plain).norm() / plain.norm()) < 0.06
+    assert [p.requires_grad for p in layer.parameters()] == [False] * (3 if bias else 2)
+
+
+# Of torch 2.13 itself, as it traces.
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")
+def test_a_compiler_takes_its_products_whole() -> None:
+    """Traced with their gradient, as compiled layers are on a GPU."""
+    torch.manual_seed(3)
+    layer = Fp8Linear(torch.nn.Linear(64, 48, bias=False).requires_grad_(False))
+    traced: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    found = []
+    for product in (layer, traced):
+        x = torch.linspace(-1, 1, 3 * 5 * 64).view(3, 5, 64).requires_grad_()
+        out = product(x)
+        out.square().sum().backward()
+        found.append((out, x.grad))
+    assert all(map(torch.equal, *found))
