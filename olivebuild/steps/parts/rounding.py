@@ -18,7 +18,7 @@ LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir")
 DEFAULTS: dict[str, object] = {"algorithm": "default", "block_size": 32, "symmetric": True}
 """What the model builder takes where an `onnx` target says nothing (onnxruntime-genai 0.18)."""
 EXPLAINED = {
-    "gptq": "it rounds by rows of data, after training; leave it out, or convert so without `aware`",
+    "gptq": "it rounds by rows, after training; leave it out, or convert so without `aware`",
     "rtn": "algorithm: default rounds to nearest, too, and is what an onnx target does by itself",
 }
 
