@@ -20,6 +20,8 @@ class MomentsFields(Fields):
 
 class Moments(Step):
     kind = KIND
+    version = 1
+    """Raised as well when other rows or tokens are chosen (ml/onnx/calibration/moments.py)."""
     fields = MomentsFields
     runner = "olivebuild.ml.kinds.moments"
     lazy = True

@@ -24,6 +24,7 @@ from olivebuild.formats.source import Source
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.steps.merged import MergedFields, suited
 from olivebuild.steps.moments import KIND, MomentsFields
+from olivebuild.steps.parts.rounding import PRECISIONS
 
 CALIBRATION = ("calibration", "moments")
 """The fields that go with `algorithm: gptq`. None is an option of the model builder's."""
@@ -132,12 +133,6 @@ BROUGHT_OR_MADE = Alternatives(
         ),
     },
 )
-PRECISIONS = {
-    "cpu": ("int4", "int8", "fp32"),
-    "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
-    "dml": ("int4", "fp16"),
-    "webgpu": ("int4", "int8", "fp16"),
-}
 
 
 class Onnx(Step):
@@ -282,7 +277,12 @@ def _moments(name: str, fields: OnnxFields, model: Edge, targets: Mapping[str, T
     if fields.moments == "merged":
         _, data = step.edges(inner)
         return step.node(f"{name}:{KIND}", name, inner, (model, data))
+    seen: set[str] = set()
     while (merged := targets.get(base.target)) and isinstance(merged.fields, MergedFields):
+        if base.target in seen:
+            # A cycle, which is told of where the graph is put in order.
+            break
+        seen.add(base.target)
         if merged.fields.model is None:
             raise RecipeError(
                 f"{base} comes from elsewhere, so that there is no base to take moments of",

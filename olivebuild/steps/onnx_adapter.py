@@ -123,6 +123,8 @@ def _check_adapter(ref: Ref | None, targets: Mapping[str, Target]) -> None:
         what = f"is no LoRA (method: {fields.method})"
     elif fields.dora:
         what = "trains directions and magnitudes apart (dora)"
+    elif fields.aware:
+        what = "is trained to be rounded with its base (aware)"
     if what:
         raise RecipeError(
             f"{ref} {what}: it can't be kept apart from an ONNX model",

@@ -78,3 +78,13 @@ def test_what_can_not_be_rounded_so_is_refused_with_its_place(
     with pytest.raises(RecipeError, match=fact) as refused:
         opened(tmp_path, target)
     assert "olivebuild.yaml:10" in str(refused.value.where)
+
+
+@pytest.mark.parametrize("model", ["{kind: merged, model: merged", "{kind: merged, model: twice"])
+def test_a_cycle_of_merges_is_told_and_not_followed(model: str, tmp_path: Path) -> None:
+    text = RECIPE.replace("{kind: merged, model: base", model)
+    (tmp_path / "olivebuild.yaml").write_text(
+        f"{text}  int4: {{kind: onnx, model: merged, {GPTQ}}}\n"
+    )
+    with pytest.raises(RecipeError, match="a cycle"):
+        open_graph(tmp_path, None)

@@ -78,6 +78,7 @@ def test_a_benchmark_asks_and_times_it_in_the_slots_of_its_base(tmp_path: Path) 
         ("data: tone}\n  plain", "data: tone, dora: true}\n  plain", "can't be kept apart"),
         ("data: tone}\n  plain", "data: tone, method: loha}\n  plain", "can't be kept apart"),
         ("data: tone}\n  plain", "data: tone, method: loftq}\n  plain", "changes the base"),
+        ("data: tone}\n  plain", "data: tone, aware: {}}\n  plain", "rounded with its base"),
         ("slots: [v_proj, q_proj]", "slots: []", "slots"),
         ("adapter: lora}", "adapter: lora, stop: [x]}", "stop"),
     ],

@@ -48,7 +48,7 @@ def factor(moments: np.ndarray) -> Factor:
     """
     diagonal = np.diagonal(moments).astype(np.float32)
     order = np.argsort(-diagonal, kind="stable")
-    damped = moments[np.ix_(order, order)].astype(np.float64)
+    damped = moments[np.ix_(order, order)].astype(np.float64, copy=False)
     mean = float(np.mean(np.diagonal(damped)))
     damped[np.diag_indices_from(damped)] += DAMPING * mean if mean > 0 else 1.0
     # In reverse order a lower factor is an upper one.

@@ -1,6 +1,7 @@
 """numpy imported without OpenBLAS's threads.
 
-Each spins for a tenth of a second once it has started, and no product of these steps is OpenBLAS's.
+Each spins for a tenth of a second once it has started, and the steps that multiply by OpenBLAS have
+threads of their own.
 """
 
 from __future__ import annotations

@@ -29,6 +29,12 @@ def run(job: Job) -> None:
     from olivebuild.ml.weights.lora import open_input
 
     check_inputs(job)
+    if job.input("model").trust_remote_code:
+        raise InputError(
+            "the model runs code of its own (trust_remote_code), which calibration does not run",
+            where=job.where("algorithm"),
+            hint="leave `algorithm` and `calibration` out",
+        )
     model, folder = open_input(job.store, job.input("model")), as_folder(job, "model")
     rows, left_out = _rows(job, folder)
     try:

@@ -44,7 +44,7 @@ class LayeredModel:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         mkl.warm_up_mkl()
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self._weights = weights.by_name
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = without_weights(AutoModelForCausalLM, config, torch.float32).eval()
@@ -70,11 +70,11 @@ class LayeredModel:
             layer.forward = self._in_place_of(number, layer.forward)
 
     def names_of(self, module: nn.Linear) -> list[str]:
-        """Return the names by which the weights know a layer's matrix, tied ones included."""
+        """Return the names of a layer's matrix, also those that a merge of tied ones may write."""
         return [
             name
             for name, parameter in self.model.named_parameters(remove_duplicate=False)
-            if parameter is module.weight and name in self._weights
+            if parameter is module.weight
         ]
 
     def linear_modules(self, number: int) -> dict[str, nn.Linear]:

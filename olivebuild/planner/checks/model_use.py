@@ -50,10 +50,10 @@ def findings(
         return model_findings
     # Code of the model's own may bring a tokenizer that no file shows.
     tokenizer_findings = () if trusts else _check_tokenizer(model, node, chats)
-    return [*model_findings, *_check_use(model, node, name), *tokenizer_findings]
+    return [*model_findings, *_check_use(model, node, name, trusts), *tokenizer_findings]
 
 
-def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[ModelFinding]:
+def _check_use(model: ModelFolder, node: Node, name: str, trusts: bool) -> Iterator[ModelFinding]:
     method = quantised_by(model.config)
     if method and node.kind == "merged":
         yield ModelFinding(f"the base model is quantised ({method})", full_precision_hint(name))
@@ -64,7 +64,7 @@ def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[ModelFindi
     if node.kind == "onnx":
         yield from _check_conversion(model, node, method)
     if node.kind == "moments":
-        yield from _check_moments(model, method)
+        yield from _check_moments(model, method, trusts)
 
 
 def _check_tokenizer(
@@ -241,7 +241,7 @@ def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[M
         yield ModelFinding(fact, hint)
 
 
-def _check_moments(model: ModelFolder, method: str) -> Iterator[ModelFinding]:
+def _check_moments(model: ModelFolder, method: str, trusts: bool) -> Iterator[ModelFinding]:
     """Yield the fault for which a model's weights can't be rounded by their inputs."""
     if has_experts(model.config):
         fact = "the model is a mixture of experts, whose inputs algorithm: gptq does not tell apart"
@@ -249,6 +249,9 @@ def _check_moments(model: ModelFolder, method: str) -> Iterator[ModelFinding]:
     elif method:
         fact = f"algorithm: gptq rounds full-precision weights, and these are quantised ({method})"
         yield ModelFinding(fact, "name the full-precision model", ("algorithm",))
+    elif trusts:
+        fact = "the model runs code of its own (trust_remote_code), which calibration does not run"
+        yield ModelFinding(fact, "leave `algorithm` and `calibration` out", ("algorithm",))
 
 
 def _is_older(version: str, oldest: tuple[int, int]) -> bool:

@@ -52,12 +52,13 @@ class Lineage:
         return ""
 
     def _training_rows(self, name: str) -> Iterator[Ref]:
-        """Yield the data sets that a model's adapters were trained on, each once."""
+        """Yield the data sets by which a model was trained or rounded, each once."""
         refs: dict[str, Ref] = {}
         for ancestor in self._ancestors(name):
             target = self._targets.get(ancestor)
-            if target and isinstance(target.fields, AdapterFields) and target.fields.data:
-                refs.setdefault(side_of(target.fields.data), target.fields.data)
+            match target.fields if target else None:
+                case AdapterFields(data=Ref() as data) | OnnxFields(calibration=Ref() as data):
+                    refs.setdefault(side_of(data), data)
         yield from refs.values()
 
     def _ancestors(self, name: str) -> Iterator[str]:

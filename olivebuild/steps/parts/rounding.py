@@ -17,6 +17,15 @@ LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir")
 """The libraries whose versions decide which weights a conversion rounds, and how."""
 DEFAULTS: dict[str, object] = {"algorithm": "default", "block_size": 32, "symmetric": True}
 """What the model builder takes where an `onnx` target says nothing (onnxruntime-genai 0.18)."""
+UNSEEN = ("op_types", "qdq")
+"""Options of an `onnx` target that decide how weights are rounded, and that training has not."""
+PRECISIONS = {
+    "cpu": ("int4", "int8", "fp32"),
+    "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
+    "dml": ("int4", "fp16"),
+    "webgpu": ("int4", "int8", "fp16"),
+}
+"""Provider -> what the model builder converts to for it."""
 EXPLAINED = {
     "gptq": "it rounds by rows, after training; leave it out, or convert so without `aware`",
     "rtn": "algorithm: default rounds to nearest, too, and is what an onnx target does by itself",
@@ -92,6 +101,11 @@ def check(fields: Any) -> Problem | None:
                 "in another form",
                 f"leave {name} or `aware` out",
             )
+    if aware.precision not in PRECISIONS[aware.provider]:
+        return Problem(
+            f"{aware.precision} does not exist for {aware.provider}",
+            f"precision: one of {', '.join(PRECISIONS[aware.provider])}",
+        )
     if aware.algorithm not in (None, "default"):
         return Problem(
             f"training does not round as algorithm: {aware.algorithm} does",
@@ -111,7 +125,7 @@ def differences(aware: Mapping[str, Any], onnx: Mapping[str, Any]) -> list[str]:
     )
     return [
         f"{name}: {_text(converted.get(name))} instead of {_text(trained.get(name))}"
-        for name in Aware.model_fields
+        for name in (*Aware.model_fields, *UNSEEN)
         if converted.get(name) != trained.get(name)
     ]
 
@@ -120,7 +134,7 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that differ from the builder's defaults."""
     return {
         name: values[name]
-        for name in Aware.model_fields
+        for name in (*Aware.model_fields, *UNSEEN)
         if values.get(name) not in (None, {}, []) and values[name] != DEFAULTS.get(name)
     }
 

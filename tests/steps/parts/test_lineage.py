@@ -40,6 +40,13 @@ def test_sources_training_rows_and_precisions(lineage: Lineage) -> None:
     }
 
 
+def test_rows_that_a_model_is_rounded_by_count_as_its_training(tmp_path: Path) -> None:
+    gptq = "  gptq: {kind: onnx, model: base, algorithm: gptq, calibration: mails.test}\n"
+    targets = load(Site(tmp_path, RECIPE + gptq).folder / "olivebuild.yaml").targets
+    fields = Lineage([Ref("base"), Ref("gptq")], targets).fields()
+    assert fields["gptq"]["trained_on"] == ["mails.test"]
+
+
 def test_an_adapter_comes_before_its_base(tmp_path: Path) -> None:
     targets = load(Site(tmp_path, RECIPE).folder / "olivebuild.yaml").targets
     models = [Ref("base"), Ref("second"), Ref("merged")]

@@ -50,6 +50,11 @@ def test_a_default_that_is_written_changes_no_key_and_another_value_does() -> No
         ({"training": {"base": "fp8"}}, "training.base keeps them", "leave base"),
         ({"training": {"offload": "cpu"}}, "training.offload keeps them", "leave offload"),
         ({"training": {"shard": "base"}}, "training.shard keeps them", "leave shard"),
+        (
+            {"aware": {"precision": "int8", "provider": "dml"}},
+            "int8 does not exist for dml",
+            "int4",
+        ),
         ({"aware": {"algorithm": "rtn"}}, "not round as algorithm: rtn does", "algorithm: default"),
         (
             {"aware": {"algorithm": "k_quant"}},
@@ -98,4 +103,8 @@ def test_what_a_target_rounds_otherwise_is_told() -> None:
         "overrides: none instead of {/model/layers.*/attn/o_proj/MatMul: int8}",
     ]
     assert differences(eight, eight) == []
+    assert differences({}, {"op_types": ["Gather"], "qdq": True}) == [
+        "op_types: [Gather] instead of none",
+        "qdq: true instead of none",
+    ]
     assert differences({}, {"precision": "int8"}) == ["precision: int8 instead of int4"]

@@ -17,7 +17,6 @@ import torch
 
 from olivebuild.ml.models.layered import LayeredModel
 
-VERSION = 1
 TOKENS = 1 << 17
 """Tokens from which on rows are left out, the others being at equal distances."""
 BATCH = 4096

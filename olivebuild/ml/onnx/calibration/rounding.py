@@ -194,11 +194,12 @@ def columns_of(view: View) -> set[str]:
 class _Factors:
     """Moments with their factors, each computed once for the tensors that share an input.
 
-    Those that share one are neighbours in the order of work, so the last `THREADS` are kept.
+    The last `THREADS` are kept. They are computed one at a time, since that takes 40 bytes for each
+    of k^2 numbers.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._one = threading.Lock(), threading.Lock()
         self._kept: dict[str, Future[tuple[np.ndarray, gptq.Factor]]] = {}
 
     def of(self, half: Weight) -> tuple[np.ndarray, gptq.Factor]:
@@ -212,7 +213,8 @@ class _Factors:
                 del self._kept[next(iter(self._kept))]
         if is_ours:
             try:
-                future.set_result(_factor(half))
+                with self._one:
+                    future.set_result(_factor(half))
             except BaseException as e:
                 future.set_exception(e)
                 raise

@@ -69,8 +69,10 @@ def skeleton_for(job: Job, fields: AdapterFields, weights: Weights) -> Skeleton:
     scratch = job.out.parent / f"rounding-{os.getpid()}"
     (scratch / "out").mkdir(parents=True)
     inner = _Within(job, job.action._replace(out=str(scratch / "out")))
-    _, skeleton = skeleton_of(inner, options, weights)
-    trees.delete(job.out.parent, scratch)
+    try:
+        _, skeleton = skeleton_of(inner, options, weights)
+    finally:
+        trees.delete(job.out.parent, scratch)
     if skeleton.fallback_reason:
         raise InputError(
             f"it is not known which weights the conversion rounds: {skeleton.fallback_reason}",

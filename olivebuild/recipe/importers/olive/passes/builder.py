@@ -10,7 +10,7 @@ from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.section import Section
 from olivebuild.recipe.importers.olive.workflow import Pass, State, Workflow
 from olivebuild.recipe.importers.positions import Path
-from olivebuild.steps.onnx import PRECISIONS
+from olivebuild.steps.parts.rounding import PRECISIONS
 
 ALGORITHMS = (
     "default",
