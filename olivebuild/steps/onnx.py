@@ -24,7 +24,7 @@ from olivebuild.formats.source import Source
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.steps.merged import MergedFields, suited
 from olivebuild.steps.moments import KIND, MomentsFields
-from olivebuild.steps.parts.rounding import PRECISIONS
+from olivebuild.steps.parts.conversion_options import PRECISIONS, Algorithm, BlockSize
 
 CALIBRATION = ("calibration", "moments")
 """The fields that go with `algorithm: gptq`. None is an option of the model builder's."""
@@ -50,25 +50,13 @@ class OnnxFields(Fields):
     """
     precision: Literal["int4", "int8", "fp16", "fp32", "bf16"] = "int4"
     provider: Literal["cpu", "cuda", "dml", "webgpu"] = "cpu"
-    algorithm: (
-        Literal[
-            "default",
-            "rtn",
-            "k_quant",
-            "rtn_last",
-            "k_quant_last",
-            "k_quant_mixed",
-            "k_quant_linear",
-            "gptq",
-        ]
-        | None
-    ) = None
+    algorithm: Algorithm | None = None
     calibration: Ref | None = None
     moments: Literal["base", "merged"] | None = None
     """Of `gptq`: whose inputs are looked at. Those of the `base` (the default) let a new adapter
     have only those tensors rounded again that it changes; those of the `merged` model none.
     """
-    block_size: Literal[16, 32, 64, 128, 256] | None = None
+    block_size: BlockSize | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
     symmetric: bool | None = None
     op_types: list[Literal["MatMul", "Gather"]] | None = None

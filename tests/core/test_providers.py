@@ -9,7 +9,7 @@ import pytest
 
 from olivebuild.core import host
 from olivebuild.core.providers import FAMILIES, PROVIDERS, load_cuda, overlaps, reason_against
-from olivebuild.steps.parts.rounding import PRECISIONS
+from olivebuild.steps.parts.conversion_options import PRECISIONS
 
 
 def install(folder: Path, package: str, *files: str) -> None:

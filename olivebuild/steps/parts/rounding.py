@@ -12,6 +12,7 @@ from typing import Any, Literal
 from olivebuild.api.fields import first_problem, only_one
 from olivebuild.api.step import Fields
 from olivebuild.core.errors import Problem
+from olivebuild.steps.parts.conversion_options import PRECISIONS, Algorithm, BlockSize
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir")
 """The libraries whose versions decide which weights a conversion rounds, and how."""
@@ -19,13 +20,6 @@ DEFAULTS: dict[str, object] = {"algorithm": "default", "block_size": 32, "symmet
 """What the model builder takes where an `onnx` target says nothing (onnxruntime-genai 0.18)."""
 UNSEEN = ("op_types", "qdq")
 """Options of an `onnx` target that decide how weights are rounded, and that training has not."""
-PRECISIONS = {
-    "cpu": ("int4", "int8", "fp32"),
-    "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
-    "dml": ("int4", "fp16"),
-    "webgpu": ("int4", "int8", "fp16"),
-}
-"""Provider -> what the model builder converts to for it."""
 EXPLAINED = {
     "gptq": "it rounds by rows, after training; leave it out, or convert so without `aware`",
     "rtn": "algorithm: default rounds to nearest, too, and is what an onnx target does by itself",
@@ -40,20 +34,8 @@ class Aware(Fields):
 
     precision: Literal["int4", "int8"] = "int4"
     provider: Literal["cpu", "cuda", "dml", "webgpu"] = "cpu"
-    algorithm: (
-        Literal[
-            "default",
-            "rtn",
-            "k_quant",
-            "rtn_last",
-            "k_quant_last",
-            "k_quant_mixed",
-            "k_quant_linear",
-            "gptq",
-        ]
-        | None
-    ) = None
-    block_size: Literal[16, 32, 64, 128, 256] | None = None
+    algorithm: Algorithm | None = None
+    block_size: BlockSize | None = None
     symmetric: bool | None = None
     nodes_to_exclude: list[str] | None = None
     mixed_precision: str | None = None

@@ -18,7 +18,7 @@ from olivebuild.recipe.importers.olive.providers import (
     read_provider,
 )
 from olivebuild.recipe.importers.positions import Placeholder
-from olivebuild.steps.parts.rounding import PRECISIONS
+from olivebuild.steps.parts.conversion_options import PRECISIONS
 
 NAMES = [
     *("CPU", "CUDA", "Dml", "OpenVINO", "Tensorrt", "ROCM", "MIGraphX", "NvTensorRTRTX", "Js"),

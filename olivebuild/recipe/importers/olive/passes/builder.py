@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe.importers.olive.draft import DraftTarget, Ref
@@ -10,18 +11,10 @@ from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.section import Section
 from olivebuild.recipe.importers.olive.workflow import Pass, State, Workflow
 from olivebuild.recipe.importers.positions import Path
-from olivebuild.steps.parts.rounding import PRECISIONS
+from olivebuild.steps.parts.conversion_options import PRECISIONS, BlockSize, BuilderAlgorithm
 
-ALGORITHMS = (
-    "default",
-    "rtn",
-    "k_quant",
-    "rtn_last",
-    "k_quant_last",
-    "k_quant_mixed",
-    "k_quant_linear",
-)
-BLOCKS = (16, 32, 64, 128, 256)
+ALGORITHMS = get_args(BuilderAlgorithm)
+BLOCKS = get_args(BlockSize)
 INT4 = (
     ("int4_block_size", "block_size", int),
     ("int4_accuracy_level", "accuracy_level", int),

@@ -13,7 +13,7 @@ from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.table import claim_rest, sections
 from olivebuild.recipe.importers.olive.workflow import Pass, State, Workflow
 from olivebuild.recipe.importers.positions import Placeholder
-from olivebuild.steps.parts.rounding import PRECISIONS
+from olivebuild.steps.parts.conversion_options import PRECISIONS
 
 ALGORITHMS = {
     "default": ("default", ""),
