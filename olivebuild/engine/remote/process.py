@@ -18,6 +18,7 @@ from typing import IO, Any
 from msgspec import Struct, to_builtins
 
 from olivebuild.cache.remote_records import StepPaths
+from olivebuild.core.exit_reasons import end_of
 from olivebuild.core.processes import python
 
 TIMEOUT = "OLIVEBUILD_REMOTE_TIMEOUT"
@@ -101,6 +102,7 @@ class TransferProcess:
         self._words = (url, cache)
         self._tell_fault, self._tell = give_up, tell
         self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.pending: set[str] = set()
         """Keys of results that are to be uploaded and have not arrived."""
@@ -167,6 +169,8 @@ class TransferProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if self._reader:
+            self._reader.join(1.0)
 
     def _send(
         self,
@@ -185,7 +189,7 @@ class TransferProcess:
                 process.stdin.write(json.dumps(request) + "\n")
                 process.stdin.flush()
             except OSError:
-                self._give_up("its process has ended")
+                self._give_up(self._ended())
         return self._number
 
     def _started(self) -> subprocess.Popen[str] | None:
@@ -199,7 +203,8 @@ class TransferProcess:
                 # Ctrl-C is the build's, which ends it.
                 start_new_session=True,
             )
-            threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+            self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+            self._reader.start()
         return self._process
 
     def _read(self, process: subprocess.Popen[str]) -> None:
@@ -207,15 +212,17 @@ class TransferProcess:
         assert process.stderr
         errors = threading.Thread(target=self._listen, args=(process.stderr,), daemon=True)
         errors.start()
-        for line in process.stdout:
-            with suppress(ValueError):
-                self._answers.put(json.loads(line))
+        with process.stdout as answers:
+            for line in answers:
+                with suppress(ValueError):
+                    self._answers.put(json.loads(line))
         errors.join(1.0)
         self._answers.put(None)
 
     def _listen(self, errors: IO[str]) -> None:
-        for line in errors:
-            self._last_words = line.strip()[:200] or self._last_words
+        with errors:
+            for line in errors:
+                self._last_words = line.strip()[:200] or self._last_words
 
     def _next(self, patience: _Patience) -> dict[str, Any] | None:
         """Return the next message, after a note of it if an upload has ended.
@@ -228,7 +235,7 @@ class TransferProcess:
             self._give_up(patience.reason())
             return None
         if message is None:
-            self._give_up(f"its process has ended: {self._last_words}".rstrip(": "))
+            self._give_up(self._ended())
             return None
         if fault := message.get("fault"):
             self._give_up(f"{fault}: {message.get('hint', '')}".rstrip(": "))
@@ -242,6 +249,18 @@ class TransferProcess:
             self.pending.discard(message["key"])
             self.uploads.append(_transfer(message))
         return message
+
+    def _ended(self) -> str:
+        """Return that the process has ended, how, and what it said last."""
+        process, reader = self._process, self._reader
+        if process is None or reader is None:
+            return "its process has ended"
+        # It may have closed its pipes a moment ago.
+        reader.join(1.0)
+        try:
+            return end_of(process.wait(1.0), self._last_words)
+        except subprocess.TimeoutExpired:
+            return f"its process answers no more: {self._last_words}".rstrip(": ")
 
     def _give_up(self, why: str) -> None:
         if not self.fault:

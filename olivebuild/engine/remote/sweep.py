@@ -10,6 +10,7 @@ from msgspec import convert, to_builtins
 
 from olivebuild.cache.remote_sweeps import Limits, RemoteSweep
 from olivebuild.core.errors import StoreError
+from olivebuild.core.exit_reasons import end_of
 from olivebuild.core.processes import python
 
 MODULE = "olivebuild.ml.transfer.sweep"
@@ -24,18 +25,19 @@ def sweep(url: str, limits: Limits) -> RemoteSweep:
         python("-m", MODULE, url),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         # Ctrl-C is the command's, which ends it.
         start_new_session=True,
     )
     try:
-        out, _ = process.communicate(json.dumps(to_builtins(limits)))
+        out, errors = process.communicate(json.dumps(to_builtins(limits)))
     except BaseException:
         process.terminate()
         process.wait()
         raise
-    answer: dict[str, Any] = json.loads(out) if out.strip() else {"fault": "its process has ended"}
-    if fault := answer.get("fault"):
+    answer: dict[str, Any] = json.loads(out) if out.strip() else {}
+    if fault := answer.get("fault") if answer else end_of(process.returncode, errors):
         raise StoreError(
             str(fault),
             where=str(answer.get("where") or url),

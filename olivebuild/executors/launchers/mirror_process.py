@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.core.errors import InputError, StepError
+from olivebuild.core.exit_reasons import ending
 from olivebuild.core.processes import python
 
 MIRROR = "olivebuild.ml.transfer.exchange.mirror"
@@ -98,7 +99,8 @@ class MirrorProcess:
         del self._waiting[number]
         if message is None:
             raise StepError(
-                f"the process that speaks with {self._url} has ended",
+                f"the process that speaks with {self._url} has ended: "
+                f"it {ending(self._process.wait())[0]}",
                 hint="build again: what had arrived there is kept",
             )
         if error := message.get("error"):
