@@ -86,11 +86,13 @@ class ProcessLauncher:
         if not first.isdigit() or len(rest) < 2:
             return None
         pid, started = int(first), rest[1]
+        is_there = _started(pid) == started
         child = self._children.get(pid)
-        # A child that has ended keeps its number until somebody asks.
+        # A child that has ended keeps its number until somebody asks, who does so last: it may have
+        # ended since it was looked at.
         if child and child.poll() is not None:
             return None
-        return pid if _started(pid) == started else None
+        return pid if is_there else None
 
 
 def _started(pid: int) -> str:
