@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
+from olivebuild.core import typed
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ def decode(text: str | bytes, kind: type[T], *, strict: bool = True) -> T:
     Raises ValueError when it is none, or, if strict, when it says more than one can hold.
     """
     try:
-        record = msgspec.json.decode(text, type=kind)
+        record = typed.decode(text, kind)
         if strict:
             _all_known(msgspec.json.decode(text), msgspec.to_builtins(record))
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:

@@ -22,6 +22,7 @@ import msgspec
 from olivebuild.core import hashing
 from olivebuild.core.fs.small_files import read_bytes, read_json
 from olivebuild.core.host import installed
+from olivebuild.core.typed import decode
 from olivebuild.formats.safetensors import tensors_of
 
 Config = Mapping[str, Any]
@@ -172,7 +173,7 @@ def last_in(file: Path, _count: hashing.OnBytes) -> str:
 def last_tokens(text: bytes) -> list[tuple[int, str]]:
     """(number, content) of the last tokens that a tokenizer.json holds, the highest first."""
     try:
-        tokenizer = msgspec.json.decode(text, type=_Tokenizer)
+        tokenizer = decode(text, _Tokenizer)
     except (msgspec.MsgspecError, RecursionError):
         # A kind of tokenizer that is written otherwise; whoever loads it tells whether it is one.
         return []

@@ -20,6 +20,7 @@ from msgspec import Struct
 from olivebuild.core import hashing
 from olivebuild.core.errors import InputError
 from olivebuild.core.fs import opening
+from olivebuild.core.typed import decoder
 from olivebuild.formats import not_a_model
 
 HEADER_LIMIT = 100 << 20
@@ -47,9 +48,9 @@ class _Entry(Struct, frozen=True):
     data_offsets: tuple[Size, Size]
 
 
-_ENTRY = msgspec.json.Decoder(_Entry)
-_METADATA = msgspec.json.Decoder(dict[str, str] | None)
-_ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY = decoder(_Entry)
+_METADATA = decoder(dict[str, str] | None)
+_ENTRIES = decoder(dict[str, msgspec.Raw])
 """Of a long header no more is made than the names, until an entry is none."""
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,

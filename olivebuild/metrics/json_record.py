@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from olivebuild.core.typed import convert
+
 T = TypeVar("T")
 _CONTAINERS = (dict, list, tuple)
 
@@ -54,7 +56,7 @@ def decode(source: object, kind: type[T]) -> T:
     Raises ValueError with the place of the first value that is not of its type.
     """
     try:
-        record = msgspec.convert(source, kind)
+        record = convert(source, kind)
     except (msgspec.MsgspecError, OverflowError, RecursionError) as e:
         raise ValueError(str(e)) from None
     _keep_extra(record, source)

@@ -37,6 +37,7 @@ import msgspec
 from olivebuild import snapshot
 from olivebuild.api.node import Node, Outline, Record
 from olivebuild.core import hashing
+from olivebuild.core.typed import decode
 from olivebuild.snapshot import SEEN, STAT_SIZE, Data, Patch, StatComparison
 
 NODES = "nodes.bin"
@@ -172,7 +173,7 @@ class NodeDb(msgspec.Struct, frozen=True, kw_only=True):
 
     def row(self, number: int) -> NodeRow:
         """Raises ValueError for a number of no node."""
-        return msgspec.json.decode(self.data(number).row, type=NodeRow)
+        return decode(self.data(number).row, NodeRow)
 
     def patch(self, number: int, data: NodeData) -> Patch:
         """Return a patch that stands for what the first block says of a node."""
@@ -208,7 +209,7 @@ class NodeDb(msgspec.Struct, frozen=True, kw_only=True):
         keys, seconds = list(header.keys), list(header.seconds)
         always_check = set(header.always_check)
         for number, patch in patches.items():
-            row = msgspec.json.decode(patch.row, type=NodeRow)
+            row = decode(patch.row, NodeRow)
             keys[number], seconds[number] = row.key, row.seconds
             if patch.stats:
                 always_check.discard(number)
@@ -278,7 +279,7 @@ class NodeDb(msgspec.Struct, frozen=True, kw_only=True):
             starts, places, offsets = (array("Q", bytes(table)) for table in tables)
             zero = array("Q", [0])
             db = cls(
-                header=msgspec.json.decode(header, type=Header),
+                header=decode(header, Header),
                 root=seen.base,
                 paths=Ragged(data=seen.paths, bounds=zero + places, first=GLOBAL),
                 stats=Ragged(data=seen.stats, bounds=zero + starts, unit=STAT_SIZE, first=GLOBAL),

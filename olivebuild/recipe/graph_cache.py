@@ -15,6 +15,7 @@ from olivebuild.api.node import Node, Outline, Record, is_builtin
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.seal import seal
+from olivebuild.core.typed import decode
 from olivebuild.recipe.file import Recipe
 from olivebuild.recipe.graph import Graph, build_graph
 
@@ -57,7 +58,7 @@ def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
         head, _, body = opening.read(file).partition(b"\n")
         if head.decode() != f"{stamp} {_seal(stamp, body)}" or head.endswith(b" "):
             return None
-        kept = msgspec.json.decode(body, type=Kept)
+        kept = decode(body, Kept)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     graph = Graph(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from olivebuild.core.typed import decode
 from olivebuild.server.errors import ApiError
 
 MOST_CHOICES = 256
@@ -167,7 +168,7 @@ class Chat(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def read(body: bytes, kind: type[T]) -> T:
     """Return the request in a body. Raises ApiError."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decode(body, kind)
     except msgspec.ValidationError as e:
         raise ApiError(400, str(e), param=_param_of(str(e))) from None
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:

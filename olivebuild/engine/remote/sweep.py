@@ -6,12 +6,13 @@ import json
 import subprocess
 from typing import Any
 
-from msgspec import convert, to_builtins
+from msgspec import to_builtins
 
 from olivebuild.cache.remote_sweeps import Limits, RemoteSweep
 from olivebuild.core.errors import StoreError
 from olivebuild.core.exit_reasons import end_of
 from olivebuild.core.processes import python
+from olivebuild.core.typed import convert
 
 MODULE = "olivebuild.ml.transfer.sweep"
 

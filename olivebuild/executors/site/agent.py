@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from msgspec import convert, to_builtins
+from msgspec import to_builtins
 
 from olivebuild.api.site import JobState, Launcher, Needs
 from olivebuild.cache.manifest import Digest
@@ -26,6 +26,7 @@ from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError, StepError, StoreError, first_line
 from olivebuild.core.processes import python
+from olivebuild.core.typed import convert
 from olivebuild.executors.site import about, frames
 from olivebuild.executors.site.folder import PRIVATE, JobFolder, new_bytes, site_root
 from olivebuild.executors.site.frames import Frame

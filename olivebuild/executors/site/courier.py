@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec import ValidationError, convert, to_builtins
+from msgspec import ValidationError, to_builtins
 
 from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.site import JobState, SiteRequirements
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError, Damaged, StepError, first_line, of_disk
 from olivebuild.core.text import aside
+from olivebuild.core.typed import convert
 from olivebuild.executors.site import about
 from olivebuild.executors.site.connection import Connection
 from olivebuild.executors.site.delivery import send, take_in

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from msgspec import ValidationError, convert
+from msgspec import ValidationError
 
 from olivebuild.core.errors import BuildError, StepError
+from olivebuild.core.typed import convert
 from olivebuild.executors.site import frames
 from olivebuild.executors.site.about import About
 from olivebuild.executors.site.client import Client, Cut, CutAtFirst

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from olivebuild.core.errors import BuildError
+from olivebuild.core.typed import decode
 from olivebuild.exporters.push.place import HubPlace, Place
 from olivebuild.exporters.push.records import Answer, Export, Pushed, Request
 
@@ -49,11 +50,11 @@ def main() -> int:
         answers.flush()
 
     try:
-        service = service_of(msgspec.json.decode(sys.stdin.buffer.readline(), type=Request).place)
+        service = service_of(decode(sys.stdin.buffer.readline(), Request).place)
         service.check()
         say(Answer(ready=True))
         if line := sys.stdin.buffer.readline():
-            say(Answer(pushed=service.push(msgspec.json.decode(line, type=Export))))
+            say(Answer(pushed=service.push(decode(line, Export))))
     except BuildError as e:
         say(Answer(error=e.to_json()))
         return 1

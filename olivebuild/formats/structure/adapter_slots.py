@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from olivebuild.core.fs.small_files import read_bytes
+from olivebuild.core.typed import decode
 
 NAME = "adapter_slots.json"
 Positive = Annotated[int, Meta(gt=0)]
@@ -38,7 +39,7 @@ class Slots(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def read(file: Path) -> Slots:
     """Read a file of slots. Raises ValueError and OSError."""
-    return msgspec.json.decode(read_bytes(file), type=Slots)
+    return decode(read_bytes(file), Slots)
 
 
 def inputs_of(module: str) -> tuple[str, str]:

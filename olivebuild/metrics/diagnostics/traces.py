@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from olivebuild.core.typed import convert
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, ordered
 
 MetricsOf = Callable[[str], Mapping[str, Any]]
@@ -29,7 +30,7 @@ def of_traces(kinds: Mapping[str, str], metrics_of: MetricsOf) -> tuple[Diagnost
 def _of_benchmark(_: str, metrics: Mapping[str, Any]) -> Iterable[Diagnostic]:
     """Return what a benchmark recorded; nothing where another program spoilt it."""
     try:
-        return msgspec.convert(metrics.get("diagnostics") or (), tuple[Diagnostic, ...])
+        return convert(metrics.get("diagnostics") or (), tuple[Diagnostic, ...])
     except msgspec.ValidationError:
         return ()
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from msgspec import convert, to_builtins
+from msgspec import to_builtins
 
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.typed import convert
 from olivebuild.metrics.diagnostics.benchmark import of_benchmark
 from olivebuild.metrics.diagnostics.lineage import Lineage
 from olivebuild.metrics.diagnostics.overlaps import Overlap

@@ -22,6 +22,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import InputError, Where, first_line
 from olivebuild.core.fs import trees
 from olivebuild.core.host import installed
+from olivebuild.core.typed import decode
 from olivebuild.formats import imported
 from olivebuild.formats.model_config import last_tokens, without_embedding
 from olivebuild.formats.model_numbers import impossible_size, sizes_of
@@ -185,7 +186,7 @@ def _stored_opening(
 
 def _read(store: Store, key: str) -> Opening | None:
     text = Derived(store).read(key)
-    return None if text is None else msgspec.json.decode(text, type=Opening)
+    return None if text is None else decode(text, Opening)
 
 
 def _write(store: Store, key: str, opening: Opening) -> None:

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from olivebuild.core.errors import InputError, Where
 from olivebuild.core.fs.small_files import read_bytes
+from olivebuild.core.typed import decode
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.formats.structure.adapter_slots import Slots
 from olivebuild.ml.kernels import blockwise
@@ -180,7 +181,7 @@ def check_fits(folder: Path, base: Path) -> None:
     """Raise InputError unless the adapter in a folder fits the slots of the model in `base`."""
     slots = read_slots(base / adapter_slots.NAME, str(base))
     try:
-        contents = msgspec.json.decode(read_bytes(folder / CONTENTS), type=Contents)
+        contents = decode(read_bytes(folder / CONTENTS), Contents)
     except (OSError, ValueError) as e:
         raise InputError(
             f"no adapter for an ONNX model: {e}",

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec import structs
 
 from olivebuild.cache.remote_records import (
@@ -28,6 +27,7 @@ from olivebuild.cache.remote_records import (
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import Damaged, StoreError
+from olivebuild.core.typed import convert
 from olivebuild.ml.transfer.remote import Remote
 from olivebuild.ml.transfer.signed.sums import Sums
 from olivebuild.ml.transfer.signed.withdrawals import Withdrawals
@@ -70,7 +70,7 @@ class Results:
     def take(self, paths: Mapping[str, Any]) -> None:
         """Note where the inputs and outputs of steps lie, by key, as JSON has it."""
         for key, value in paths.items():
-            self._paths[key] = msgspec.convert(value, StepPaths)
+            self._paths[key] = convert(value, StepPaths)
 
     def read(self, key: str) -> RemoteResult | None:
         """Return the result of a key that counts; None where there is none.
