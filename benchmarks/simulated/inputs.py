@@ -27,7 +27,7 @@ from msgspec import Struct, to_builtins
 from benchmarks.remote import serving
 from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.ml.transfer.remote import Remote
 
 FILE = Path(__file__).with_name("inputs.json")

@@ -19,7 +19,7 @@ from olivebuild.cache.store import Store
 from olivebuild.core import hashing
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import write_atomically
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 KEY = re.compile("[0-9a-f]{32}")
 

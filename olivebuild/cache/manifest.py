@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, to_builtins
 from olivebuild.core import hashing
 from olivebuild.core.fs import portable_names
 from olivebuild.core.hashing import OnBytes, ignore_progress
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 

@@ -26,7 +26,7 @@ from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 LAYOUT = "v1"
 ELSEWHERE = "not in this cache"

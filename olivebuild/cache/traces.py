@@ -21,7 +21,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import of_disk
 from olivebuild.core.fs import modes, opening
 from olivebuild.core.fs.files import sync_folder, write_atomically
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 
 class Trace(Struct, frozen=True):

@@ -26,7 +26,7 @@ from olivebuild.core.errors import RecipeError
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import sync_file, write_atomically
 from olivebuild.core.fs.locks import locked
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.gates import WORDS, State
 from olivebuild.recipe.lockfile import HISTORY

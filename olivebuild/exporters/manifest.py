@@ -16,7 +16,7 @@ from olivebuild.core.errors import InputError
 from olivebuild.core.fs.files import files_below
 from olivebuild.core.fs.small_files import read_bytes
 from olivebuild.core.streams import json_text
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 NAME = "olivebuild-export.json"
 Size = Annotated[int, Meta(ge=0)]

@@ -12,8 +12,8 @@ from olivebuild.core import hashing
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import sync_file
 from olivebuild.core.fs.locks import locked
-from olivebuild.core.strict_json import decode
 from olivebuild.core.text import clean
+from olivebuild.core.values.strict_json import decode
 
 
 class Shipment(Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ import msgspec
 from olivebuild.core import hashing
 from olivebuild.core.fs.small_files import read_bytes, read_json
 from olivebuild.core.host import installed
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.formats.safetensors import tensors_of
 
 Config = Mapping[str, Any]

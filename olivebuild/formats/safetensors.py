@@ -20,7 +20,7 @@ from msgspec import Struct
 from olivebuild.core import hashing
 from olivebuild.core.errors import InputError
 from olivebuild.core.fs import opening
-from olivebuild.core.typed import decoder
+from olivebuild.core.values.typed import decoder
 from olivebuild.formats import not_a_model
 
 HEADER_LIMIT = 100 << 20

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 
 T = TypeVar("T")
 _CONTAINERS = (dict, list, tuple)

@@ -37,7 +37,7 @@ import msgspec
 from olivebuild import snapshot
 from olivebuild.api.node import Node, Outline, Record
 from olivebuild.core import hashing
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.snapshot import SEEN, STAT_SIZE, Data, Patch, StatComparison
 
 NODES = "nodes.bin"

@@ -23,7 +23,7 @@ from olivebuild.core.fs.files import files_below, stat_of, sweep_abandoned, wait
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.hashing import StatMemo
 from olivebuild.core.journal import Journal
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 LAST, STATS = "last.jsonl", "stats.jsonl"
 

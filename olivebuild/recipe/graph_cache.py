@@ -15,7 +15,7 @@ from olivebuild.api.node import Node, Outline, Record, is_builtin
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.seal import seal
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.recipe.file import Recipe
 from olivebuild.recipe.graph import Graph, build_graph
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.server.errors import ApiError
 
 MOST_CHOICES = 256

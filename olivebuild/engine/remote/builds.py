@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from olivebuild.core import hashing
 from olivebuild.core.fs import opening
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.engine.history import Entry, History
 from olivebuild.engine.remote.process import TransferProcess
 

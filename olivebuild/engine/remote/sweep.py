@@ -12,7 +12,7 @@ from olivebuild.cache.remote_sweeps import Limits, RemoteSweep
 from olivebuild.core.errors import StoreError
 from olivebuild.core.exit_reasons import end_of
 from olivebuild.core.processes import python
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 
 MODULE = "olivebuild.ml.transfer.sweep"
 

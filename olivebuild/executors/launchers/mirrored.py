@@ -20,7 +20,7 @@ from msgspec import Struct, json
 from olivebuild.api.site import JobState, Needs
 from olivebuild.core.errors import BuildError, StepError
 from olivebuild.core.fs.files import write_atomically
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.executors.launchers.mirror_process import MirrorProcess
 from olivebuild.executors.site.folder import JobFolder
 from olivebuild.executors.site.job import AGAIN, STOPPED

@@ -26,7 +26,7 @@ from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError, StepError, StoreError, first_line
 from olivebuild.core.processes import python
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 from olivebuild.executors.site import about, frames
 from olivebuild.executors.site.folder import PRIVATE, JobFolder, new_bytes, site_root
 from olivebuild.executors.site.frames import Frame

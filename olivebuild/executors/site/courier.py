@@ -19,7 +19,7 @@ from olivebuild.api.site import JobState, SiteRequirements
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError, Damaged, StepError, first_line, of_disk
 from olivebuild.core.text import aside
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 from olivebuild.executors.site import about
 from olivebuild.executors.site.connection import Connection
 from olivebuild.executors.site.delivery import send, take_in

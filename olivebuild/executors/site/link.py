@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import ValidationError
 
 from olivebuild.core.errors import BuildError, StepError
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 from olivebuild.executors.site import frames
 from olivebuild.executors.site.about import About
 from olivebuild.executors.site.client import Client, Cut, CutAtFirst

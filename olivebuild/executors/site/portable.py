@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, json, structs
 from olivebuild.api.site import Needs
 from olivebuild.cache.manifest import Digest, Entry, Manifest
 from olivebuild.cache.remote_records import RemoteBlob
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 PROTOCOL = 1
 OptionalDigest = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")]

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from olivebuild.core.errors import BuildError
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.exporters.push.place import HubPlace, Place
 from olivebuild.exporters.push.records import Answer, Export, Pushed, Request
 

@@ -16,7 +16,7 @@ import msgspec
 
 from olivebuild.core.errors import BuildError, StoreError
 from olivebuild.core.processes import python
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.exporters.push.place import OPTION, Place
 from olivebuild.exporters.push.records import Answer, Export, Pushed, Request
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from olivebuild.core.fs.small_files import read_bytes
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 
 NAME = "adapter_slots.json"
 Positive = Annotated[int, Meta(gt=0)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, ordered
 
 MetricsOf = Callable[[str], Mapping[str, Any]]

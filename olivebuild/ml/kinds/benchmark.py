@@ -12,7 +12,7 @@ from msgspec import to_builtins
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.fs.small_files import read_json
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 from olivebuild.metrics.diagnostics.benchmark import of_benchmark
 from olivebuild.metrics.diagnostics.lineage import Lineage
 from olivebuild.metrics.diagnostics.overlaps import Overlap

@@ -22,7 +22,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import InputError, Where, first_line
 from olivebuild.core.fs import trees
 from olivebuild.core.host import installed
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.formats import imported
 from olivebuild.formats.model_config import last_tokens, without_embedding
 from olivebuild.formats.model_numbers import impossible_size, sizes_of

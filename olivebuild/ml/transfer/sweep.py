@@ -26,7 +26,7 @@ from msgspec import Struct, to_builtins
 from olivebuild.cache.remote_records import LAYOUT, RemoteResult, opened, trace_name
 from olivebuild.cache.remote_sweeps import Limits, RemoteSweep, SweptResult
 from olivebuild.core.errors import BuildError, StoreError
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.ml.transfer.claims.heartbeats import SECONDS, Heartbeats, duration
 from olivebuild.ml.transfer.claims.leases import LEASES, Leases
 from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 Text = Annotated[str, Meta(max_length=300)]
 Count = Annotated[int, Meta(ge=0, le=10**9)]

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from olivebuild.core.errors import InputError, Where
 from olivebuild.core.fs.small_files import read_bytes
-from olivebuild.core.typed import decode
+from olivebuild.core.values.typed import decode
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.formats.structure.adapter_slots import Slots
 from olivebuild.ml.kernels import blockwise

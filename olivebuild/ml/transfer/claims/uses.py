@@ -15,7 +15,7 @@ from olivebuild.cache.remote_records import LAYOUT
 from olivebuild.core import hashing
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import write_atomically
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.ml.transfer.claims.heartbeats import Heartbeats
 from olivebuild.ml.transfer.remote import Remote
 

@@ -32,7 +32,7 @@ from olivebuild.cache.remote_records import Size
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError
 from olivebuild.core.fs.files import write_atomically
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.ml.models.remotes.sha256 import sha256_of
 from olivebuild.ml.transfer.exchange.node import SECONDS
 from olivebuild.ml.transfer.exchange.place import Exchange

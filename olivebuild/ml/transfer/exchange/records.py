@@ -22,7 +22,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, to_builtins
 
 from olivebuild.cache.remote_records import LAYOUT, RemoteBlob, Sha256, Size
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 JOBS = f"{LAYOUT}/exchange"
 MOST_TEXT = 64 << 20

@@ -27,7 +27,7 @@ from olivebuild.cache.remote_records import (
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import Damaged, StoreError
-from olivebuild.core.typed import convert
+from olivebuild.core.values.typed import convert
 from olivebuild.ml.transfer.remote import Remote
 from olivebuild.ml.transfer.signed.sums import Sums
 from olivebuild.ml.transfer.signed.withdrawals import Withdrawals

@@ -32,7 +32,7 @@ from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import files_below, write_atomically
 from olivebuild.core.hashing import StatMemo
 from olivebuild.core.processes import python
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.formats.safetensors import sum_of, tensors_of
 from olivebuild.formats.weight_files import digest_of_sums, model_files, name_in
 from olivebuild.ml.transfer.signing import HINT

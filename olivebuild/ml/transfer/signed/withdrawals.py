@@ -23,7 +23,7 @@ from olivebuild.cache.remote_records import LAYOUT, Signature, envelope, opened,
 from olivebuild.core.errors import BuildError, StoreError
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import write_atomically
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 from olivebuild.ml.transfer.remote import Remote, reason
 from olivebuild.ml.transfer.signing import HINT, Signer, Trust
 

@@ -14,7 +14,7 @@ import olivebuild
 RACE = """
 import sys, threading, types
 import msgspec
-from olivebuild.core import strict_json, typed
+from olivebuild.core.values import strict_json, typed
 from olivebuild.metrics import json_record
 
 TYPES = '''
@@ -77,4 +77,4 @@ def test_values_are_made_in_one_place() -> None:
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if direct.search(path.read_text("utf-8"))
-    ] == ["core/typed.py"]
+    ] == ["core/values/typed.py"]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from olivebuild.core import typed
+from olivebuild.core.values import typed
 
 T = TypeVar("T")
 

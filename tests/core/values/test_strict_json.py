@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import Struct
 
-from olivebuild.core.strict_json import decode
+from olivebuild.core.values.strict_json import decode
 
 
 class Inner(Struct, frozen=True):

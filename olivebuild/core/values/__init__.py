@@ -1,0 +1,1 @@
+"""Values of declared types, made of JSON."""
