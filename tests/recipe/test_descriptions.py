@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from olivebuild.recipe.descriptions import describe, described, docstrings, nested, plain
-from olivebuild.steps.adapter import AdapterFields, Training
+from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.dataset import DatasetFields
+from olivebuild.steps.parts.training import Training
 
 
 def test_a_field_has_its_docstring_or_its_text() -> None:

@@ -82,7 +82,7 @@ def test_rows_with_masked_tokens_are_padded(llama: Path, tmp_path: Path) -> None
 
 def test_a_share_of_the_steps_warms_up() -> None:
     from olivebuild.ml.training.train import schedule_of
-    from olivebuild.steps.adapter import Training
+    from olivebuild.steps.parts.training import Training
 
     def warmup(steps: int, **fields: Any) -> int:
         return schedule_of(Training(steps=steps, **fields), 10).warmup

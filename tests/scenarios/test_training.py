@@ -81,7 +81,7 @@ def test_sample_answers_change_no_bit(method: dict[str, Any], llama: Path, tmp_p
     from olivebuild.ml.data.tokens import Encoder
     from olivebuild.ml.inference.sample_answers import SampleAnswers
     from olivebuild.ml.models.load import load_tokenizer
-    from olivebuild.steps.adapter import Training
+    from olivebuild.steps.parts.training import Training
 
     batch, training = token_rows(3, 40), {"steps": 12}
     samples = SampleAnswers(Encoder(load_tokenizer(llama)), batch, Training(sample_answers=2))

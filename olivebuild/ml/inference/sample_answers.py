@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from olivebuild.api.job import Job
     from olivebuild.ml.data.tokens import Encoder
     from olivebuild.ml.nn.forward import Forward
-    from olivebuild.steps.adapter import Eval, Training
+    from olivebuild.steps.parts.training import Eval, Training
 
 TIMES = 5
 """How often samples are written in a training without evaluations."""

@@ -80,7 +80,8 @@ class PrefixStates:
 def _family(job: Job, fields: AdapterFields, loop: TrainingLoop) -> str:
     """Return a digest of all that decides the state after a step, except rows and later steps."""
     from olivebuild.core.host import installed
-    from olivebuild.steps.adapter import NO_RESULT, STEP
+    from olivebuild.steps.adapter import STEP
+    from olivebuild.steps.parts.training import NO_RESULT
 
     parameters = STEP.parameters(fields)
     training = {

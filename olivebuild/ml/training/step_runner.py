@@ -14,7 +14,7 @@ from olivebuild.ml.training.data_parallel import Ranks, local_share
 from olivebuild.ml.training.parameters import Trainable
 
 if TYPE_CHECKING:
-    from olivebuild.steps.adapter import Training
+    from olivebuild.steps.parts.training import Training
 
 SCALINGS = 24
 """The most times that the scale of one batch's loss is halved."""

@@ -49,7 +49,8 @@ from olivebuild.ml.training.validation import Validation
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job
-    from olivebuild.steps.adapter import AdapterFields, Training
+    from olivebuild.steps.adapter import AdapterFields
+    from olivebuild.steps.parts.training import Training
 
 
 def train(job: Job, fields: AdapterFields) -> Result:

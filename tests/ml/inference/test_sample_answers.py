@@ -10,7 +10,7 @@ import pytest
 
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.inference.sample_answers import SampleAnswers, _asked
-from olivebuild.steps.adapter import Eval, Training
+from olivebuild.steps.parts.training import Eval, Training
 
 END = 9
 
