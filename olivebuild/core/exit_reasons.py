@@ -53,7 +53,8 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
 def end_of(code: int, said: str = "") -> str:
     """Return in words how a process ended that owed an answer, and the last line that it said."""
     last = said.strip().rpartition("\n")[2][:200]
-    return f"its process has ended: it {ending(code)[0]}: {last}".rstrip(": ")
+    how = ending(code)[0] if code else "ended without an answer"
+    return f"its process has ended: it {how}: {last}".rstrip(": ")
 
 
 def kills() -> int | None:

@@ -180,6 +180,8 @@ class TransferProcess:
         **more: Any,
     ) -> int:
         self._number += 1
+        if self.fault:
+            return self._number
         process = self._started()
         if process and process.stdin:
             request: dict[str, Any] = {"id": self._number, "op": op, "keys": keys, **more}
@@ -200,6 +202,7 @@ class TransferProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",
                 # Ctrl-C is the build's, which ends it.
                 start_new_session=True,
             )
@@ -212,12 +215,14 @@ class TransferProcess:
         assert process.stderr
         errors = threading.Thread(target=self._listen, args=(process.stderr,), daemon=True)
         errors.start()
-        with process.stdout as answers:
-            for line in answers:
-                with suppress(ValueError):
-                    self._answers.put(json.loads(line))
-        errors.join(1.0)
-        self._answers.put(None)
+        try:
+            with process.stdout as answers:
+                for line in answers:
+                    with suppress(ValueError):
+                        self._answers.put(json.loads(line))
+        finally:
+            errors.join(1.0)
+            self._answers.put(None)
 
     def _listen(self, errors: IO[str]) -> None:
         with errors:
@@ -237,18 +242,21 @@ class TransferProcess:
         if message is None:
             self._give_up(self._ended())
             return None
-        if fault := message.get("fault"):
-            self._give_up(f"{fault}: {message.get('hint', '')}".rstrip(": "))
+        if message.get("fault"):
+            self._give_up(_fault(message))
             return None
         patience.heard(message)
         if message.get("offline"):
-            self._give_up(str(message["error"]))
+            self._give_up(_fault(message))
         if "way" in message or "note" in message:
             self._tell(message)
+        self._note_upload(message)
+        return message
+
+    def _note_upload(self, message: Mapping[str, Any]) -> None:
         if message.get("op") == "put":
             self.pending.discard(message["key"])
             self.uploads.append(_transfer(message))
-        return message
 
     def _ended(self) -> str:
         """Return that the process has ended, how, and what it said last."""
@@ -257,6 +265,13 @@ class TransferProcess:
             return "its process has ended"
         # It may have closed its pipes a moment ago.
         reader.join(1.0)
+        # It may have said why, which nobody has read yet.
+        with suppress(queue.Empty):
+            while True:
+                message = self._answers.get_nowait() or {}
+                self._note_upload(message)
+                if message.get("fault") or message.get("offline"):
+                    return _fault(message)
         try:
             return end_of(process.wait(1.0), self._last_words)
         except subprocess.TimeoutExpired:
@@ -268,7 +283,12 @@ class TransferProcess:
             self._tell_fault(self.fault)
 
 
-def _transfer(message: dict[str, Any]) -> Transfer:
+def _fault(message: Mapping[str, Any]) -> str:
+    """Return why no more is asked, in a message that says so."""
+    return f"{message.get('fault') or message['error']}: {message.get('hint', '')}".rstrip(": ")
+
+
+def _transfer(message: Mapping[str, Any]) -> Transfer:
     return Transfer(
         key=str(message["key"]),
         hit=bool(message.get("hit")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import Any
 
 from msgspec import to_builtins
@@ -28,6 +29,7 @@ def sweep(url: str, limits: Limits) -> RemoteSweep:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         # Ctrl-C is the command's, which ends it.
         start_new_session=True,
     )
@@ -35,7 +37,8 @@ def sweep(url: str, limits: Limits) -> RemoteSweep:
         out, errors = process.communicate(json.dumps(to_builtins(limits)))
     except BaseException:
         process.terminate()
-        process.wait()
+        # It gives its lease back, and may say more than a pipe holds.
+        process.communicate()
         raise
     answer: dict[str, Any] = json.loads(out) if out.strip() else {}
     if fault := answer.get("fault") if answer else end_of(process.returncode, errors):
@@ -44,4 +47,5 @@ def sweep(url: str, limits: Limits) -> RemoteSweep:
             where=str(answer.get("where") or url),
             hint=str(answer.get("hint") or "sweep again"),
         )
+    sys.stderr.write(errors)
     return convert(answer["sweep"], RemoteSweep)
