@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.scenarios.shared_batches import trained, write_data
-from tests.scenarios.training import bytes_of, fit, token_rows
+from tests.scenarios.training import Stopped, bytes_of, fit, token_rows
 from tests.support.tiny_models import make
 
 pytestmark = [
@@ -164,6 +164,45 @@ def test_one_process_alone_shares_with_nobody(deep: Path, data: Path, tmp_path: 
     loop, found = trained(tmp_path / "b", tmp_path / "cache-b", deep, data, 1, shard="base")
     assert np.array_equal(found, wanted)
     assert layers_of(loop).kept == layers_of(loop).whole
+
+
+@pytest.mark.parametrize(
+    ("way", "asked"),
+    [
+        ({"shard": "base"}, {"order": "append"}),
+        ({"offload": "cpu"}, {"fields": {"method": "qlora"}}),
+    ],
+)
+def test_a_training_goes_on_wherever_its_base_lies(
+    way: dict[str, Any],
+    asked: dict[str, Any],
+    deep: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends as one that was not interrupted, to the byte."""
+    from olivebuild.ml.training.step_runner import StepRunner
+
+    run, taken = StepRunner.run, list[int]()
+
+    def noted(runner: StepRunner, step: int, *rest: Any) -> Any:
+        taken.append(step)
+        return run(runner, step, *rest)
+
+    monkeypatch.setattr(StepRunner, "run", noted)
+    given: Any = (deep, data, 2)
+    _, wanted = trained(tmp_path / "quiet", tmp_path / "other", *given, **asked)
+    whole, apart = asked, asked | way
+    for name, before, after in (("to", whole, apart), ("from", apart, whole)):
+        stopped: dict[str, Any] = before | {"stop_at": 5}
+        with pytest.raises(Stopped):
+            trained(tmp_path / f"{name}-1", tmp_path / name, *given, **stopped)
+        taken.clear()
+        loop, found = trained(tmp_path / f"{name}-2", tmp_path / name, *given, **after)
+        assert loop.step == 8
+        assert 3 <= taken[0] <= 5, "it began anew"
+        assert np.array_equal(found, wanted)
 
 
 PROCESS = """\
