@@ -69,15 +69,15 @@ def test_threads_use_a_type_first_all_at_once(way: str) -> None:
 
 def made_directly(text: str) -> list[int]:
     """Return the lines of a module that make values of declared types by msgspec itself."""
-    found, names = [], {"msgspec"}
-    for node in ast.walk(ast.parse(text)):
+    found, names, nodes = [], {"msgspec"}, list(ast.walk(ast.parse(text)))
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {a.asname or a.name for a in node.names if a.name.split(".")[0] == "msgspec"}
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "msgspec":
             names |= {a.asname or a.name for a in node.names}
             if {a.name for a in node.names} & {"convert", "decode", "Decoder"}:
                 found.append(node.lineno)
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         owner = ast.unparse(node.func.value).split(".")[0]
