@@ -226,6 +226,23 @@ def ours_texts(
     )
 
 
+SMALL_CARD = 8 << 30
+"""Bytes of a laptop's GPU."""
+
+
+def ours_on_small_card(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """With all of the card's memory but `SMALL_CARD` taken by somebody else."""
+    torch = torch_here()
+    taken = 0
+    if torch.cuda.is_available():
+        taken = torch.cuda.mem_get_info()[0] - SMALL_CARD
+        others = torch.empty(max(0, taken), dtype=torch.uint8, device="cuda")
+        taken = others.numel()
+    found = ours_long(folder, options, training={"offload": "cpu"})
+    found["memory"] -= taken
+    return found
+
+
 def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -> dict[str, Any]:
     """The loop as most write it: the model as it is loaded, peft as it comes, labels to the model,
     AdamW.
@@ -442,6 +459,7 @@ VARIANTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "qlora-long": lambda folder, options: ours_long(folder, options, method="qlora"),
     "fp8-long": lambda folder, options: ours_long(folder, options, training={"base": "fp8"}),
     "offload-long": lambda folder, options: ours_long(folder, options, training={"offload": "cpu"}),
+    "offload-8-gib": ours_on_small_card,
     "ours-short": ours_short,
     "ours-one-gpu": lambda folder, options: ours_texts(folder, options, 1),
     "ours-two-gpus": lambda folder, options: ours_texts(folder, options, 2),

@@ -198,6 +198,7 @@ GPU = (
     "trl-liger",
     "ours-long-plain",
     "offload-long",
+    "offload-8-gib",
     "ours-one-gpu",
     "ours-two-gpus",
     "fp8-two-gpus",

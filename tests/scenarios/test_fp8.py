@@ -41,6 +41,17 @@ def test_it_learns_nearly_the_same(llama: Path, tmp_path: Path) -> None:
     assert bytes_of(again) == bytes_of(loop)
 
 
+def test_its_rows_are_packed_as_those_of_the_base_itself_are(llama: Path, tmp_path: Path) -> None:
+    """Rounded inputs go to other numbers by the last bit; that is no other attention."""
+    batch, training = token_rows(8, 20), {"steps": 2}
+    plain, _ = fit(tmp_path / "a", llama, batch, training)
+    loop, said = fit(tmp_path / "b", llama, batch, training | FP8)
+    assert plain.runner.forward.setup.packed
+    assert loop.runner.forward.setup == plain.runner.forward.setup
+    assert not any("can't be used" in str(e.get("text")) for e in said)
+    assert all(layer.rounds_inputs for layer in in_fp8(loop).values())
+
+
 def test_layers_without_an_adapter_are_in_fp8_too(llama: Path, tmp_path: Path) -> None:
     batch, training = token_rows(5, 20), {"steps": 2}
     loop, _ = fit(tmp_path, llama, batch, training | FP8, modules=["q_proj", "down_proj"])

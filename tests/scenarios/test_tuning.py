@@ -39,3 +39,5 @@ def test_what_a_token_takes_grows_with_the_model(inner: int | None, size: int) -
     config.get_text_config = lambda: config
     model: Any = SimpleNamespace(config=config, dtype=torch.bfloat16)
     assert bytes_per_token(model) == size * 3 * 2
+    # Layers that are computed twice keep their inputs, and one layer at a time all.
+    assert bytes_per_token(model, recompute=True) == (3 * 64 + 2 * size) * 2

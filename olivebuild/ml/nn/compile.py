@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import linear
 
 from olivebuild.ml.nn.forward import evaluating
+from olivebuild.ml.nn.frozen.fp8 import Fp8Linear
 from olivebuild.ml.nn.lora import plain_layers
 
 ALIGNED = 8
@@ -45,7 +46,7 @@ def compile_layers(model: Any, *, alike: bool) -> None:
 
 def suit_compiler(model: Any) -> None:
     """Change a peft model's layers for `compile_layers`."""
-    for module in plain_layers(model):
+    for module in plain_layers(model, (torch.nn.Linear, Fp8Linear)):
         vars(module)["forward"] = MethodType(
             _beside if _put_beside(module) else _narrow_first, module
         )

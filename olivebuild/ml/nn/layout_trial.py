@@ -17,6 +17,7 @@ from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
 from olivebuild.ml.nn import attention
 from olivebuild.ml.nn.forward import UNLIMITED, Forward, Setup, evaluating
+from olivebuild.ml.nn.frozen.fp8 import plain_inputs
 from olivebuild.ml.nn.packing import Packed, Padded, pack, pad
 from olivebuild.ml.nn.reach import Reach, keeps_state
 
@@ -38,7 +39,7 @@ def takes_packed(
     original context as any row does. `linear_head` is found out as well.
     """
     alone = Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=UNLIMITED)
-    with evaluating(model):
+    with evaluating(model), plain_inputs(model):
         forward = Forward(model, device, alone, note)
         parts = forward.reach.apart(trial_rows(rows, forward.reach))
         expected = [

@@ -9,7 +9,7 @@ lies across. For layers that are compiled see ml/nn/compile.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import MethodType
 from typing import Any
 
@@ -26,15 +26,15 @@ def join_products(model: Any) -> None:
             vars(module)["forward"] = MethodType(_joined, module)
 
 
-def plain_layers(model: Any) -> Iterator[Any]:
-    """Return layers with plain LoRA on a plain product whose own weights are not trained.
+def plain_layers(model: Any, products: Collection[type] = (torch.nn.Linear,)) -> Iterator[Any]:
+    """Return layers with plain LoRA on one of `products`, whose own weights are not trained.
 
     What else peft knows stays as it is.
     """
     for module in model.modules():
         if (
             type(module) is Linear
-            and type(module.base_layer) is torch.nn.Linear
+            and type(module.base_layer) in products
             and not module.lora_variant
             and len(module.active_adapters) == 1
         ):

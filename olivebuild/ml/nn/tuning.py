@@ -102,11 +102,13 @@ def _fit_into_memory(
         - torch.cuda.memory_allocated(device)
     )
     kept = bytes_of_changes(model) + passing
-    fitting = int((free * MEMORY_SHARE - kept) / bytes_per_token(model))
-    setup.tokens_per_micro_batch = min(MAX_TOKENS, max(fitting, longest, MIN_TOKENS))
+    room = free * MEMORY_SHARE - kept
+    fitting = int(room / bytes_per_token(model))
     if fitting < longest:
         setup.recompute = True
         checkpoint_layers(model)
+        fitting = int(room / bytes_per_token(model, recompute=True))
+    setup.tokens_per_micro_batch = min(MAX_TOKENS, max(fitting, longest, MIN_TOKENS))
 
 
 def _takes_graphs(setup: Setup, model: Any) -> bool:
@@ -181,10 +183,13 @@ def bytes_of_changes(model: Any) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
-def bytes_per_token(model: Any) -> int:
-    """Estimate the bytes that all layers keep of a token until its gradient is taken."""
+def bytes_per_token(model: Any, *, recompute: bool = False) -> int:
+    """Estimate the bytes that all layers keep of a token until its gradient is taken.
+
+    `recompute`: each keeps its input, and one at a time all of it, beside its gradients.
+    """
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    return int(
-        (10 * config.hidden_size + 5 * inner) * config.num_hidden_layers * model.dtype.itemsize
-    )
+    layer, layers = 10 * config.hidden_size + 5 * inner, config.num_hidden_layers
+    numbers = config.hidden_size * layers + 2 * layer if recompute else layer * layers
+    return int(numbers * model.dtype.itemsize)

@@ -59,7 +59,8 @@ def place(job: Job, fields: AdapterFields, model: Any, device: torch.device, sha
             hint="leave it out",
         )
     if training.base == "fp8":
-        _to_fp8(job, model)
+        # What comes and goes is as little as possible.
+        _to_fp8(job, model, turn=not training.pages_base and _has_room(model, device))
     if not training.pages_base:
         return
     layers = FrozenLayers(model, device, shares)
@@ -88,8 +89,19 @@ def _check_fp8(job: Job, device: torch.device) -> None:
         )
 
 
-def _to_fp8(job: Job, model: Any) -> None:
-    count, left_out = fp8.quantise_base(model)
+ROOM = 4
+"""How many times the base's bytes are free where its weights lie there in both layouts."""
+
+
+def _has_room(model: Any, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return bool(torch.cuda.mem_get_info(device)[0] > ROOM * size)
+
+
+def _to_fp8(job: Job, model: Any, *, turn: bool) -> None:
+    count, left_out = fp8.quantise_base(model, turn=turn)
     if not count:
         raise InputError(
             "the model has no frozen linear layer that FP8 takes: sizes that are multiples of 16",
@@ -97,4 +109,5 @@ def _to_fp8(job: Job, model: Any) -> None:
             hint="leave `base` out",
         )
     rest = f"; {left_out} stay as they are, whose sizes are no multiples of 16" if left_out else ""
-    job.note(f"{count} frozen linear layers are in FP8 while training{rest}")
+    layouts = ", in both layouts," if turn else ""
+    job.note(f"{count} frozen linear layers are in FP8{layouts} while training{rest}")

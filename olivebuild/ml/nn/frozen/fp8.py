@@ -12,6 +12,8 @@ What is learnt goes into the base's own weights when it is merged.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,27 +28,61 @@ MULTIPLE = 16
 """What both sizes of a weight must be a multiple of, for cuBLASLt's and CUTLASS's products."""
 
 
-def rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values [n, k] in FP8, and the scale of each row, float32 [n, 1]."""
-    wide = values.float()
+def rounded(
+    values: torch.Tensor, factors: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return values [n, k], times `factors` [k], in FP8, and the scale of each row, float32 [n, 1].
+
+    In layers that are compiled it is one kernel with what comes before it.
+    """
+    wide = values.float() if factors is None else values.float() * factors
     scale = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
-    return (wide / scale).to(FORMAT), scale
+    # A division for each number takes a card as long as reading it.
+    return (wide * (1 / scale) if wide.is_cuda else wide / scale).to(FORMAT), scale
 
 
 class Fp8Linear(torch.nn.Module):
-    """A frozen linear layer: `weight` in FP8, [outputs, inputs], and `scale`, [outputs, 1]."""
+    """A frozen linear layer: `weight` in FP8, [outputs, inputs], and `scale`, [outputs, 1].
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    `turned`: the weight by columns, [inputs, outputs], as gradients need it; None where it is made
+    anew for each.
+    """
+
+    def __init__(self, linear: torch.nn.Linear, *, turn: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight, scale = rounded(linear.weight.detach())
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.scale = torch.nn.Parameter(scale, requires_grad=False)
+        self.turned: torch.Tensor | None
+        turned = weight.t().contiguous() if turn else None
+        self.register_buffer("turned", turned, persistent=False)
         self.bias = linear.bias
+        self.rounds_inputs = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = _Product.apply(x, self.weight, self.scale)
+        if not self.rounds_inputs:
+            wide = (self.weight.float() * self.scale).to(x.dtype)
+            return torch.nn.functional.linear(x, wide, self.bias)
+        out: torch.Tensor = _Product.apply(x, self.weight, self.scale, self.turned)
         return out if self.bias is None else out + self.bias
+
+
+@contextmanager
+def plain_inputs(model: torch.nn.Module) -> Iterator[None]:
+    """Multiply with what weights in FP8 stand for, and round nothing else, inside the context.
+
+    Two ways to compute one result, which differ in their last bits, round some inputs to other
+    numbers of FP8, and are some per cent apart; so they are not to be compared.
+    """
+    layers = [m for m in model.modules() if isinstance(m, Fp8Linear)]
+    for layer in layers:
+        layer.rounds_inputs = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.rounds_inputs = True
 
 
 class _Product(torch.autograd.Function):
@@ -54,23 +90,26 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        turned: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(weight, scale)
+        ctx.save_for_backward(weight, scale, turned)
         left, left_scale = rounded(x.reshape(-1, x.shape[-1]))
         out = scaled_product(left, left_scale, weight.t(), scale.t(), x.dtype)
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        weight, scale = ctx.saved_tensors
-        gradient = grads[0].reshape(-1, grads[0].shape[-1])
-        left, left_scale = rounded(gradient.float() * scale.t())
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        weight, scale, turned = ctx.saved_tensors
+        left, left_scale = rounded(grads[0].reshape(-1, grads[0].shape[-1]), scale.flatten())
         # Hopper multiplies FP8 matrices of one layout only: the right one by columns.
-        right = weight.t().contiguous().t()
+        right = (weight.t().contiguous() if turned is None else turned).t()
         ones = torch.ones(1, weight.shape[1], device=weight.device)
         out = scaled_product(left, left_scale, right, ones, grads[0].dtype)
-        return out.view(*grads[0].shape[:-1], -1), None, None
+        return out.view(*grads[0].shape[:-1], -1), None, None, None
 
 
 def scaled_product(
@@ -80,27 +119,31 @@ def scaled_product(
     right_scale: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return (left * left_scale) (right * right_scale), [n, k] by [k, m] in FP8, summed in float32.
+    """Return (left * left_scale) (right * right_scale), [n, k] by [k, m] in FP8.
 
-    `left_scale` is [n, 1], `right_scale` [1, m], and `right` lies by columns.
+    `left_scale` is [n, 1], `right_scale` [1, m], and `right` lies by columns. A card sums as its
+    tensor cores do by themselves (`use_fast_accum`): on Hopper 10 to 15 % faster than in float32,
+    and 0.002 to 0.003 off where that is 0.0017 off, of what FP8 itself is 0.037 off.
     """
+    on_card = left.device.type != "cpu"
     # Cards have kernels by rows for bfloat16 alone.
-    out_dtype = dtype if left.device.type == "cpu" else torch.bfloat16
     out: torch.Tensor = torch._scaled_mm(
         left,
         right,
         scale_a=left_scale,
         scale_b=right_scale.contiguous(),
-        out_dtype=out_dtype,
+        out_dtype=torch.bfloat16 if on_card else dtype,
+        use_fast_accum=on_card,
     )
     return out.to(dtype)
 
 
 @torch.no_grad()
-def quantise_base(model: Any) -> tuple[int, int]:
+def quantise_base(model: Any, *, turn: bool = False) -> tuple[int, int]:
     """Give the frozen linear layers inside the decoder layers of peft's `model` FP8 weights.
 
-    Return how many there are, and how many stay as they are since a size is no multiple of 16.
+    `turn`: each in both layouts, which saves time and takes twice the memory. Return how many there
+    are, and how many stay as they are since a size is no multiple of 16.
     """
     count = left_out = 0
     for layer in decoder_layers(model):
@@ -114,6 +157,6 @@ def quantise_base(model: Any) -> tuple[int, int]:
             if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
                 left_out += 1
                 continue
-            setattr(parent, name, Fp8Linear(module))
+            setattr(parent, name, Fp8Linear(module, turn=turn))
             count += 1
     return count, left_out

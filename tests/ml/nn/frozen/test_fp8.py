@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from olivebuild.ml.nn.frozen.fp8 import LARGEST, Fp8Linear, rounded, scaled_product
+from olivebuild.ml.nn.frozen.fp8 import (
+    LARGEST,
+    Fp8Linear,
+    plain_inputs,
+    rounded,
+    scaled_product,
+)
 
 
 def exact(values: torch.Tensor) -> torch.Tensor:
@@ -54,6 +60,66 @@ def test_a_product_is_that_of_the_rounded_numbers(
     summed = exact(x).abs() @ exact(w).abs().T
     allowed = {torch.float32: 0.0, torch.bfloat16: 2**-8}[dtype] * wanted.abs() + 1e-5 * summed
     assert torch.all((found.double() - wanted).abs() <= allowed)
+
+
+def test_both_layouts_of_a_weight_give_the_same_gradient() -> None:
+    torch.manual_seed(4)
+    linear = torch.nn.Linear(64, 48).requires_grad_(False)
+    found = []
+    for turn in (False, True):
+        layer = Fp8Linear(linear, turn=turn)
+        assert (layer.turned is not None) == turn
+        # They are no parameters, and in no file.
+        assert len(list(layer.parameters())) == 3
+        assert "turned" not in layer.state_dict()
+        x = torch.linspace(-1, 1, 5 * 64).view(5, 64).requires_grad_()
+        layer(x).square().sum().backward()
+        assert x.grad is not None
+        found.append(x.grad)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_plain_inputs_are_multiplied_with_what_the_weight_stands_for(bias: bool) -> None:
+    torch.manual_seed(5)
+    linear = torch.nn.Linear(64, 48, bias=bias).requires_grad_(False)
+    layer, x = Fp8Linear(linear), torch.randn(7, 64)
+    model = torch.nn.Sequential(layer)
+    with plain_inputs(model):
+        out = model(x)
+    wanted = x.double() @ exact(linear.weight).T + (linear.bias if bias else 0)
+    assert torch.allclose(out.double(), wanted, atol=1e-5)
+    assert not torch.equal(model(x), out)
+    with pytest.raises(ZeroDivisionError), plain_inputs(model):
+        raise ZeroDivisionError
+    assert layer.rounds_inputs
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_lora_is_scaled_while_narrow_on_a_layer_in_fp8() -> None:
+    """As on plain ones where layers are compiled, and by nothing that reads the weight itself."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from olivebuild.ml.nn.compile import suit_compiler
+    from olivebuild.ml.nn.frozen.fp8 import quantise_base
+    from olivebuild.ml.nn.lora import join_products
+
+    torch.manual_seed(6)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 64}
+    base: Any = LlamaForCausalLM(LlamaConfig(**sizes, **heads))  # type: ignore[arg-type]
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    model: Any = get_peft_model(base, config).eval()
+    quantise_base(model)
+    layer = next(m for n, m in model.named_modules() if n.endswith("q_proj"))
+    x = torch.randn(3, 32)
+    before = layer(x)
+    join_products(model)
+    assert "forward" not in vars(layer)
+    suit_compiler(model)
+    assert "forward" in vars(layer)
+    assert torch.allclose(layer(x), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
