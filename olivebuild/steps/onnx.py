@@ -149,7 +149,8 @@ class Onnx(Step):
     )
 
     def version_of(self, fields: OnnxFields) -> int:
-        return 7 if fields.source else self.version
+        # Of what is rounded by GPTQ, which is damped otherwise from 8 on.
+        return 7 if fields.source else 8 if fields.algorithm == "gptq" else self.version
 
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"

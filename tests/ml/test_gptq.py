@@ -37,13 +37,14 @@ def lost(weights: np.ndarray, rounded: gptq.Rounded, moments: np.ndarray, scales
 
 
 def as_published(weights: np.ndarray, grid: gptq.Grid, moments: np.ndarray) -> np.ndarray:
-    """GPTQ as its authors write it (gptq.py of IST-DASLab/gptq): static groups, act-order, float64.
+    """GPTQ as its authors write it (gptq.py of IST-DASLab/gptq): static groups, act-order, float64,
+    but for how much it is damped.
 
     Returns levels [N, K].
     """
     order = np.argsort(-np.diagonal(moments), kind="stable")
     w, h = weights.astype(np.float64)[:, order], moments[np.ix_(order, order)].copy()
-    h[np.diag_indices(K)] += 0.01 * np.mean(np.diagonal(h))
+    h[np.diag_indices(K)] += gptq.DAMPING * np.mean(np.diagonal(h))
     inverse = np.linalg.cholesky(np.linalg.inv(h)).T
     levels = np.empty(w.shape, np.uint8)
     for i in range(K):

@@ -1,0 +1,182 @@
+"""What int4 is compared on: the quick start, orders out of messages, and rows of one's own.
+
+Rows of `fresh` were drawn after everything had been chosen, from words that neither data set has
+where the two can be kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+FRESH = 240
+"""Rows that are drawn for each of the two recipes."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recipe whose adapter is trained with several seeds, and what its models are judged on."""
+
+    recipe: dict[str, Any]
+    """The recipe's targets, without those of `seeded`."""
+    seeded: Callable[[int], dict[str, Any]]
+    """The `adapter` of a seed."""
+    data: Callable[[int], list[str]]
+    """Data sets that a seed's models are judged on; the last one holds fresh rows."""
+    right: str
+    """Whether an answer is right: a field of it."""
+    files: Mapping[str, Sequence[dict[str, Any]]]
+    """Files of rows to write beside the recipe."""
+    bench: dict[str, Any]
+    """Further fields of its benchmarks."""
+
+
+def task_of(name: str, seeds: int) -> Task:
+    """Return a task: `tone`, `extract`, or the path of rows with `phrase` and `tone`."""
+    if name == "tone":
+        return _of_recipe("tone", "tone", ["tone", "hard"], "right", fresh_tones(), ())
+    if name == "extract":
+        keep = ("json_schema", "max_new_tokens")
+        return _of_recipe("extract", "orders", ["orders"], "json_exact", fresh_orders(), keep)
+    return _of_folds(Path(name), seeds)
+
+
+def _of_recipe(
+    folder: str,
+    data: str,
+    judged: list[str],
+    right: str,
+    fresh: Sequence[dict[str, Any]],
+    keep: Sequence[str],
+) -> Task:
+    targets = _targets(folder)
+    adapter: dict[str, Any] = targets["adapter"]
+    bench: dict[str, Any] = targets["bench"]
+    kept = {name: targets[name] for name in ("base", *judged)}
+    kept["fresh"] = targets[data] | {"source": "data/fresh.jsonl", "holdout": 1}
+
+    def seeded(seed: int) -> dict[str, Any]:
+        return adapter | {"training": adapter["training"] | {"seed": seed}}
+
+    files = {"data/fresh.jsonl": fresh}
+    more = {name: bench[name] for name in keep}
+    return Task(kept, seeded, lambda _: [*judged, "fresh"], right, files, more)
+
+
+def _of_folds(path: Path, count: int) -> Task:
+    """Each row is judged by the models of one seed, which were not trained on it."""
+    lines = dict.fromkeys(path.read_text("utf-8").splitlines())
+    rows = [json.loads(line) for line in lines if line.strip()]
+    random.Random(0).shuffle(rows)
+    names = sorted({str(row["tone"]) for row in rows})
+    targets = _targets("tone")
+    template = targets["tone"] | {
+        "prompt": "<|im_start|>user\nIs the tone of this text "
+        f"{', '.join(names[:-1])} or {names[-1]}?\n{{phrase}}<|im_end|>\n<|im_start|>assistant\n"
+    }
+    kept, files = {"base": targets["base"]}, {}
+    for fold in range(count):
+        files[f"data/train{fold}.jsonl"] = [r for i, r in enumerate(rows) if i % count != fold]
+        files[f"data/fold{fold}.jsonl"] = rows[fold::count]
+        kept[f"rows{fold}"] = template | {"source": f"data/train{fold}.jsonl", "holdout": 0}
+        kept[f"fold{fold}"] = template | {"source": f"data/fold{fold}.jsonl", "holdout": 1}
+
+    def seeded(seed: int) -> dict[str, Any]:
+        adapter: dict[str, Any] = targets["adapter"]
+        training = adapter["training"] | {"seed": seed}
+        return adapter | {"data": f"rows{seed}.train", "training": training}
+
+    return Task(kept, seeded, lambda seed: [f"fold{seed}"], "right", files, {})
+
+
+def _targets(folder: str) -> dict[str, Any]:
+    text = (ROOT / "recipes" / folder / "olivebuild.yaml").read_text("utf-8")
+    targets: dict[str, Any] = yaml.safe_load(text)["targets"]
+    return targets
+
+
+def fresh_orders() -> list[dict[str, Any]]:
+    """Return messages that `extract` does not have, by its own generator."""
+    sys.path.insert(0, str(ROOT / "recipes/extract"))
+    import make_data  # type: ignore[import-not-found]
+
+    draw, known = random.Random(2026), {row["text"] for row in make_data.rows()}
+    drawn = (make_data.row(draw) for _ in range(10 * FRESH))
+    return [row for row in drawn if row["text"] not in known][:FRESH]
+
+
+WHO = [
+    "My brother",
+    "Our neighbour",
+    "The new teacher",
+    "Grandpa",
+    "Her best friend",
+    "The coach",
+    "My flatmate",
+    "The old baker",
+    "Aunt Rosa",
+    "The driver",
+    "Our guide",
+    "The girl next door",
+]
+WHERE = [
+    "after the concert",
+    "when the parcel came",
+    "at the airport",
+    "on the balcony",
+    "at the bakery",
+    "after the meeting",
+    "in the library",
+    "when the results were read",
+    "at the harbour",
+    "during the interview",
+    "in the kitchen",
+    "as the lights came on",
+    "on the ferry",
+    "at the reunion",
+    "when the curtain rose",
+    "by the fountain",
+    "in the office",
+    "when the call ended",
+    "at the market",
+    "on Monday morning",
+    "in the museum",
+]
+WHAT = {
+    "joy": "was walking on air|hummed and skipped along|was radiant|whooped and danced"
+    "|felt blissful|was tickled pink|glowed with contentment|was in high spirits|was exultant"
+    "|grinned from ear to ear|was rapturous|felt on top of the world|was giddy with glee",
+    "sad": "wept without a sound|was close to tears|was mourning|sobbed into a sleeve"
+    "|was heavy-hearted|felt forsaken|was despairing|looked woebegone|sank into melancholy"
+    "|was grief-stricken|moped about|wore a long, tearful face|was sunk in sorrow",
+    "fear": "was trembling with fright|froze in terror|felt a cold dread|was scared stiff"
+    "|broke out in a cold sweat|was shaking like a leaf|kept looking back in alarm"
+    "|was panic-stricken|hid behind the door, shaking|was paralysed with dread"
+    "|flinched at every noise|was too frightened to speak|felt the hairs rise in horror",
+    "surprise": "could hardly believe it|was astonished|gasped in amazement"
+    "|was caught off guard|stared open-mouthed|had not seen that coming|was thunderstruck"
+    "|blinked in disbelief|did a double take|was bowled over by the twist|never expected that"
+    "|was staggered by it|was amazed",
+}
+
+
+def fresh_tones() -> list[dict[str, Any]]:
+    """Return sentences of the quick start's four tones, as many of each."""
+    draw, rows = random.Random(2026), []
+    for tone, texts in WHAT.items():
+        every = [(who, what, where) for who in WHO for what in texts.split("|") for where in WHERE]
+        for who, what, where in draw.sample(every, FRESH // len(WHAT)):
+            before = where[0].upper() + where[1:]
+            whom = who if who.startswith(("Grandpa", "Aunt")) else who[0].lower() + who[1:]
+            first = draw.random() < 0.4
+            phrase = f"{before}, {whom} {what}." if first else f"{who} {what} {where}."
+            rows.append({"phrase": phrase, "tone": tone})
+    return rows
