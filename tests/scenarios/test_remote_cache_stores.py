@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS, Heartbeats
+from olivebuild.ml.transfer.claims.leases import LEASES, Leases, lease_of
+from olivebuild.ml.transfer.remote import Remote
 from tests.conftest import Place, rows, write_rows
 from tests.engine.remote.test_cache import Team, notes
 from tests.engine.remote.test_leases import build_at_once, counting, runs
@@ -28,6 +33,8 @@ from tests.support.server_faults import Handler
 
 pytestmark = pytest.mark.scenario
 S3_SECRET = "a-planted/secret+of-s3"
+SHORT = 4.0
+"""Seconds of a lease: stores tell whole ones."""
 
 
 @pytest.fixture(params=["azure", "s3"])
@@ -150,6 +157,41 @@ def test_of_many_machines_each_key_runs_once(
     report = json.loads(done.out)
     assert (report["kept"], report["freed"], report["results"]) == (3, 0, [])
     assert counting(team, "late").run("gc", "--remote").code == 0
+
+
+def test_one_heartbeat_holds_all_leases_and_of_the_dead_each_is_taken_over_once(
+    place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    remotes = [Remote(place["OLIVEBUILD_REMOTE"]) for _ in range(5)]
+    beats = [Heartbeats(remote, SHORT) for remote in remotes]
+    clients = [Leases(*each) for each in zip(remotes, beats, strict=True)]
+    holder, others = clients[0], clients[1:]
+    names = [lease_of(f"{number:032x}") for number in range(12)]
+    assert all(map(holder.take, names))
+    before = list(remotes[0].entries(LEASES))
+    (heart,) = remotes[0].entries(HEARTBEATS)
+    time.sleep(SHORT + 2)
+    assert all(map(holder.is_held, names))
+    assert not any(one.take(name) for one in others for name in names)
+    assert list(remotes[0].entries(LEASES)) == before
+    later = remotes[1].entry(heart.name)
+    assert later
+    assert later.modified > heart.modified
+    # As if it were killed.
+    beats[0]._ended.set()
+    time.sleep(SHORT + 2)
+    with ThreadPoolExecutor(len(others)) as pool:
+        answers = list(pool.map(lambda one: [one.take(name) for name in names], others))
+    assert [sum(each) for each in zip(*answers, strict=True)] == [1] * len(names)
+    for one, beat in zip(others, beats[1:], strict=True):
+        one.close()
+        beat.close()
+    assert list(remotes[0].entries(LEASES)) == []
+    assert [entry.name for entry in remotes[0].entries(HEARTBEATS)] == [heart.name]
+    # It knows itself that it was late.
+    assert not any(map(holder.is_held, names))
 
 
 def test_a_store_that_ignores_conditions_is_told(tmp_path: Path) -> None:

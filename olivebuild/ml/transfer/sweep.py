@@ -27,9 +27,9 @@ from olivebuild.cache.remote_records import LAYOUT, RemoteResult, opened, trace_
 from olivebuild.cache.remote_sweeps import Limits, RemoteSweep, SweptResult
 from olivebuild.core.errors import BuildError, StoreError
 from olivebuild.core.values.strict_json import decode
-from olivebuild.ml.transfer.claims.heartbeats import SECONDS, Heartbeats, duration
+from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS, SECONDS, Heartbeats, duration
 from olivebuild.ml.transfer.claims.leases import LEASES, Leases
-from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS
+from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS, goes_on
 from olivebuild.ml.transfer.claims.uses import USES, use_of
 from olivebuild.ml.transfer.exchange.kept import blobs_of_jobs
 from olivebuild.ml.transfer.exchange.records import JOBS
@@ -111,8 +111,24 @@ class Sweeper:
         jobs = [e for e in self.entries(JOBS) if self.age(e) <= JOB]
         return blobs_of_jobs(self._remote, jobs) | self._uploading()
 
+    def left(self) -> list[str]:
+        """Return what is left of the dead: leases, marks of uploads and heartbeats, a day old.
+
+        A lease whose next number is held stays: without it there would be two holders.
+        """
+        leases = self.entries(LEASES)
+        old = {_lease_in(entry) for entry in leases if self.age(entry) > DAY}
+        leases = [entry for entry in leases if _lease_in(entry) in old]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            alive = list(pool.map(self._leases.counts, [entry.name for entry in leases]))
+        held = {_lease_in(entry) for entry, is_alive in zip(leases, alive, strict=True) if is_alive}
+        dead = [entry for entry in leases if _lease_in(entry) not in held]
+        dead += [e for e in self.entries(UPLOADS) if not goes_on(e, self._heartbeats)]
+        dead += [e for e in self.entries(HEARTBEATS) if not self._heartbeats.is_fresh(e)]
+        return [entry.name for entry in dead if self.age(entry) > DAY]
+
     def _uploading(self) -> set[str]:
-        marks = [e for e in self.entries(UPLOADS) if self._heartbeats.counts(e)]
+        marks = [e for e in self.entries(UPLOADS) if goes_on(e, self._heartbeats)]
         blobs: set[str] = set()
         for mark in marks:
             text = self._remote.read(mark.name) if mark.size <= LARGEST else b""
@@ -190,8 +206,8 @@ class _Survey:
         yield [self._blobs[digest].name for digest in self._gone]
         stay = {use_of(r.key) for r in self._results} - {use_of(r.key) for r in self._going}
         uses = [e for e in self._uses.values() if e.name not in stay]
-        marks = [*self._sweeper.entries(LEASES), *self._sweeper.entries(UPLOADS)]
-        yield [entry.name for entry in [*uses, *marks] if self._sweeper.age(entry) > DAY]
+        yield [entry.name for entry in uses if self._sweeper.age(entry) > DAY]
+        yield self._sweeper.left()
         yield [e.name for e in self._sweeper.entries(JOBS) if self._sweeper.age(e) > JOB]
 
     def _choose(self) -> None:
@@ -257,6 +273,11 @@ def _key_of(entry: Entry) -> str:
     key = entry.name.rpartition("/")[2][:32]
     is_one = KEY.fullmatch(key) and entry.name.startswith(trace_name(key))
     return key if is_one else ""
+
+
+def _lease_in(entry: Entry) -> str:
+    """Return the name of a lease without its number."""
+    return entry.name.rpartition(".")[0]
 
 
 def _is_later(body: bytes) -> bool:

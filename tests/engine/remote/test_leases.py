@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 
 from olivebuild.engine.remote.leases import Claim, KeyLeases
 from olivebuild.engine.remote.process import Transfer
+from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS
 from olivebuild.ml.transfer.claims.leases import LEASES
 from tests.conftest import Place
 from tests.engine.remote.test_cache import Team, notes, team
@@ -118,7 +120,11 @@ def test_of_many_machines_each_key_runs_once(team: Team, count: int) -> None:
     assert all(done[-1]["event"] == "done" for done in events)
     assert sum(len(done[-1]["ran"]) for done in events) == 3
     # Nothing is left of them.
-    assert not [p for p in (team.remote / LEASES).rglob("*") if p.is_file()]
+    assert left(team, LEASES) == left(team, HEARTBEATS) == []
+
+
+def left(team: Team, folder: str) -> list[Path]:
+    return [p for p in (team.remote / folder).rglob("*") if p.is_file()]
 
 
 def wait_for_run(team: Team, process: subprocess.Popen[str]) -> None:
@@ -142,7 +148,9 @@ def test_when_a_machine_dies_another_makes_it(team: Team) -> None:
     assert done.end["ran"] == ["first"]
     # It was written last less than a second before.
     assert time.monotonic() - death > 1.5
-    assert not [p for p in (team.remote / LEASES).rglob("*") if p.is_file()]
+    assert left(team, LEASES) == []
+    # A sweep takes it, a day later.
+    assert len(left(team, HEARTBEATS)) == 1
 
 
 def test_what_was_interrupted_or_has_failed_keeps_nobody_waiting(team: Team) -> None:

@@ -25,7 +25,7 @@ from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.ml.transfer.claims import uploading
-from olivebuild.ml.transfer.claims.heartbeats import Heartbeats
+from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS, Heartbeats
 from olivebuild.ml.transfer.claims.leases import LEASES, Leases, lease_of
 from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS, UploadMarks
 from olivebuild.ml.transfer.claims.uses import use_of
@@ -104,6 +104,7 @@ def test_what_was_not_used_for_long_goes_with_what_no_other_has(bucket: Bucket) 
     assert not (bucket.root / use_of(old)).exists()
     assert (bucket.root / use_of(used)).exists()
     assert not list(bucket.remote.entries(LEASES))
+    assert not list(bucket.remote.entries(HEARTBEATS))
     assert bucket.sweep().results == ()
 
 
@@ -205,6 +206,38 @@ def test_what_is_left_of_the_dead_goes(bucket: Bucket) -> None:
     assert [e.name for e in bucket.remote.entries("v1/leases/cd/")] != []
     assert list(bucket.remote.entries("v1/leases/ab/")) == []
     assert list(bucket.remote.entries("v1/uses/")) == []
+
+
+def test_what_is_old_stays_while_its_heartbeat_counts(bucket: Bucket) -> None:
+    """A step may take days, and what it holds is not written again."""
+    blob = bucket.blob("claimed", 3)
+    living, dead = Heartbeats(bucket.remote), Heartbeats(bucket.remote)
+    leases, others = Leases(bucket.remote, living), Leases(bucket.remote, dead)
+    held, taken_over, left = (lease_of(letter * 32) for letter in "abc")
+    assert leases.take(held)
+    assert others.take(taken_over)
+    assert others.take(left)
+    dead._ended.set()
+    bucket.put(dead.name(), b"", 2)
+    bucket.put(f"{HEARTBEATS}/{'ab' * 16}", b"", 0.5)
+    assert leases.take(taken_over)
+    for name in (f"{held}.0", f"{taken_over}.0", f"{taken_over}.1", f"{left}.0"):
+        bucket.put(name, b"", 2)
+    with UploadMarks(bucket.remote, living, leases, lambda: None).one("ef" * 16, [blob]) as check:
+        (mark,) = bucket.remote.entries(UPLOADS)
+        bucket.put(mark.name, b"", 2)
+        bucket.sweep()
+        check()
+        assert bucket.blobs() == {"claimed"}
+        assert [e.name for e in bucket.remote.entries(UPLOADS)] == [mark.name]
+    names = {entry.name for entry in bucket.remote.entries(LEASES)}
+    # Without the number of the dead another could be the holder beside the one that holds the next.
+    assert names == {f"{held}.0", f"{taken_over}.0", f"{taken_over}.1"}
+    assert leases.is_held(held)
+    assert leases.is_held(taken_over)
+    hearts = {entry.name for entry in bucket.remote.entries(HEARTBEATS)}
+    assert hearts == {living.name(), f"{HEARTBEATS}/{'ab' * 16}"}
+    living.close()
 
 
 def test_an_upload_that_begins_meanwhile_waits_and_is_whole(

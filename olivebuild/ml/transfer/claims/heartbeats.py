@@ -1,20 +1,28 @@
-"""Small objects of a remote cache that say that somebody is at work, while he is.
+"""The heartbeat of a process in a remote cache: an object that says that the process is at work.
 
-They are written again three times in the time that they count. When their writer dies, they grow
-old, and count no more. How old one is, the store's own clock says: machines' clocks differ.
+    v1/heartbeats/<client>     written again three times in the time that it counts
+
+What a process claims names its heartbeat, and that alone is written again, however much is claimed.
+When the process dies, its heartbeat grows old, and what names it counts no more; nor does it where
+the heartbeat is gone. So a heartbeat is written before what names it, and deleted after that. How
+old one is, the store's own clock says: machines' clocks differ.
+
+A heartbeat that was late once, since its machine was suspended or cut off, never counts again:
+others may have taken over what names it. Its process goes on under another name.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import secrets
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 from olivebuild.cache.remote_records import LAYOUT
-from olivebuild.core.errors import InputError
+from olivebuild.core.errors import InputError, StoreError
 from olivebuild.ml.transfer.remote import Entry, Remote
 
 VARIABLE = "OLIVEBUILD_REMOTE_LEASE"
@@ -22,9 +30,14 @@ SECONDS = 120.0
 """How long one counts after it was written last."""
 SHARE = 3
 """How often it is written in that time."""
-PARALLEL = 8
-CLOCK = f"{LAYOUT}/clock"
-"""The object by which a client learns what time the store has."""
+OWN = 0.9
+"""The part of that time in which its writer relies on it: stores tell whole seconds."""
+RETRY = 5.0
+"""Seconds after which a first heartbeat that could not be written is tried again."""
+HEARTBEATS = f"{LAYOUT}/heartbeats"
+NAME = re.compile(rf"{HEARTBEATS}/[0-9a-f]{{32}}".encode())
+NOBODYS = b"[]"
+"""Text of what could not be deleted: a claim that names no heartbeat, or no blobs."""
 
 
 def duration() -> float:
@@ -43,88 +56,189 @@ def duration() -> float:
     return seconds
 
 
+def heartbeat_in(text: bytes) -> str:
+    """Return the name of the heartbeat that a text is; "" where it is none."""
+    return text.decode() if NAME.fullmatch(text) else ""
+
+
 class Heartbeats:
-    """The heartbeats of one process."""
+    """The heartbeat of one process, and what it has seen of others'. Threads may share it."""
 
     def __init__(self, remote: Remote, seconds: float = SECONDS) -> None:
         self.seconds = seconds
-        self.owner = secrets.token_hex(16).encode()
-        """What its objects hold."""
         self._remote = remote
-        self._beats: dict[str, _Beat] = {}
+        self._beat: _Beat | None = None
         self._lock = threading.Lock()
+        """Held while there comes to be another one."""
+        self._fault: tuple[float, Exception] | None = None
+        """When the last one could not be written, and why."""
+        self._offset: float | None = None
+        """The store's time less ours."""
+        self._seen: dict[str, _Seen] = {}
+        self._left_lock = threading.Lock()
+        """Held while what was left is deleted."""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._offset: float | None = None
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Write an object that is there again until it is ended."""
-        with self._lock:
-            self._beats[name] = _Beat(data)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True)
-                self._thread.start()
+    def name(self) -> str:
+        """Return the name of our heartbeat, which is there now.
 
-    def end(self, name: str) -> None:
-        """Delete an object. What can't be deleted grows old."""
+        Raises StoreError, and obstore's errors.
+        """
         with self._lock:
-            beat = self._beats.pop(name, None)
-        # One that is being written would be there again.
-        with beat.lock if beat else nullcontext(), suppress(Exception):
-            self._remote.delete(name)
+            if self._beat is None or self._beat.is_late():
+                self._beat = self._begin()
+            return self._beat.name
 
     def is_alive(self, name: str) -> bool:
-        """Return whether one of ours has counted all the time."""
-        beat = self._beats.get(name)
-        return beat is not None and not beat.is_late(self.seconds)
+        """Return whether a heartbeat is ours and has counted all the time."""
+        beat = self._beat
+        return beat is not None and beat.name == name and not beat.is_late()
 
-    def close(self) -> None:
-        """End all."""
-        self._ended.set()
-        for name in list(self._beats):
-            self.end(name)
+    def counts(self, name: str) -> bool:
+        """Return whether the writer of a heartbeat is alive, as far as is known.
 
-    def counts(self, entry: Entry) -> bool:
-        """Return whether an object's writer is alive, as far as is known."""
+        What was seen to be written counts for its time without another look, so that much that
+        names one costs one look. What has ceased to count has done so for ever.
+        """
+        seen = self._seen.setdefault(name, _Seen())
+        with seen.lock:
+            if not seen.is_over and not (seen.entry and self.is_fresh(seen.entry)):
+                # As old as before the look: this machine may be suspended during it.
+                asked = self._now()
+                seen.entry = self._remote.entry(name) if name else None
+                written = seen.entry.modified.timestamp() if seen.entry else -math.inf
+                seen.is_over = asked - written > self.seconds
+            return not seen.is_over
+
+    def is_fresh(self, entry: Entry) -> bool:
+        """Return whether an object was written within the time that a heartbeat counts."""
         return self.age(entry) <= self.seconds
 
     def age(self, entry: Entry) -> float:
         """Return how many seconds ago an object was written, by the store's clock."""
+        return self._now() - entry.modified.timestamp()
+
+    def keep(self, name: str) -> None:
+        """Leave an object alone from now on that names ours, though it could not be deleted."""
+        with self._left_lock:
+            if beat := self._beat:
+                beat.left.discard(name)
+
+    def end(self, name: str) -> None:
+        """Delete an object that names ours.
+
+        What can't be deleted is made nobody's, and grows old. If that fails, too, it is tried again
+        with each beat.
+        """
+        try:
+            self._drop(name)
+        except Exception:  # noqa: BLE001
+            # obstore's errors have no common class that is exported.
+            with self._left_lock:
+                if beat := self._beat:
+                    beat.left.add(name)
+
+    def close(self) -> None:
+        """End ours, after all that names it."""
+        self._ended.set()
+        if beat := self._beat:
+            # One that is being written would be there again.
+            with beat.lock, suppress(Exception):
+                self._remote.delete(beat.name)
+        self._beat = None
+
+    def _now(self) -> float:
+        """Return the store's time, which our heartbeat shows, or less."""
         if self._offset is None:
-            self._remote.replace(CLOCK, self.owner)
-            now = self._remote.entry(CLOCK)
-            if now is None:
-                return 0.0
-            self._offset = now.modified.timestamp() - _clock()
-        return _clock() + self._offset - entry.modified.timestamp()
+            self.name()
+        return _clock() + (self._offset or 0.0)
+
+    def _begin(self) -> _Beat:
+        if self._fault and _clock() < self._fault[0] + RETRY:
+            raise self._fault[1]
+        beat = _Beat(f"{HEARTBEATS}/{secrets.token_hex(16)}", self.seconds * OWN)
+        try:
+            self._remote.replace(beat.name, beat.text())
+            written = _clock()
+            if (entry := self._remote.entry(beat.name)) is None:
+                raise StoreError("what was written there is gone", hint="is it being emptied?")
+        except Exception as e:
+            self._fault = _clock(), e
+            raise
+        self._offset = entry.modified.timestamp() - written
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        return beat
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            while not self._ended.wait(self.seconds / SHARE):
-                list(pool.map(self._write, list(self._beats)))
+        while not self._ended.wait(self.seconds / SHARE):
+            if beat := self._beat:
+                self._renew(beat)
+                with suppress(Exception):
+                    self._drop_left(beat)
 
-    def _write(self, name: str) -> None:
-        beat = self._beats.get(name)
-        if beat is None:
-            return
-        # A write that fails is tried again, before the object counts no more.
+    def _renew(self, beat: _Beat) -> None:
+        # A write that fails is tried again, before the heartbeat counts no more.
         with beat.lock, suppress(Exception):
-            if name in self._beats and not beat.is_late(self.seconds):
-                self._remote.replace(name, beat.data)
-                beat.written = _clock()
+            begun = _clock()
+            if beat.is_late() or self._ended.is_set():
+                return
+            self._remote.replace(beat.name, beat.text())
+            if beat.is_late():
+                # It took too long: others may have seen it old before.
+                self._remote.delete(beat.name)
+            else:
+                beat.written = begun
+
+    def _drop_left(self, beat: _Beat) -> None:
+        """Raises what the first one raises: the next beat must not wait for all."""
+        for name in list(beat.left):
+            with self._left_lock:
+                # What names one that was late may be another's by now.
+                if name in beat.left and not beat.is_late():
+                    self._drop(name)
+                    beat.left.discard(name)
+
+    def _drop(self, name: str) -> None:
+        try:
+            self._remote.delete(name)
+        except Exception:  # noqa: BLE001
+            # Who may not delete may write.
+            self._remote.replace(name, NOBODYS)
 
 
 class _Beat:
-    """An object that is kept fresh. One that was late once is left to grow old."""
+    """A heartbeat of ours. One that was late once is so for ever."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
         self.lock = threading.Lock()
-        """Held while it is written or deleted."""
+        """Held while it is written again or deleted."""
         self.written = _clock()
+        """When the last write that counts began."""
+        self.left: set[str] = set()
+        """Objects that name it and could not be deleted."""
+        self._seconds = seconds
+        self._count = 0
 
-    def is_late(self, seconds: float) -> bool:
-        return _clock() - self.written > seconds
+    def is_late(self) -> bool:
+        return _clock() - self.written > self._seconds
+
+    def text(self) -> bytes:
+        """Return another text each time: what is read back is what was written last."""
+        self._count += 1
+        return str(self._count).encode()
+
+
+class _Seen:
+    """What was seen of a heartbeat."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entry: Entry | None = None
+        self.is_over = False
 
 
 def _clock() -> float:

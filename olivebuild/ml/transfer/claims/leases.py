@@ -1,30 +1,41 @@
 """Leases: of many clients of a remote cache one makes a result, and the others wait for it.
 
     v1/leases/ab/<key>.0      somebody makes the result of a key
-    v1/leases/ab/<key>.1      somebody else does, since the writer of .0 has died
+    v1/leases/ab/<key>.1      somebody else does, since the holder of .0 has died
 
-A lease is an object that was made where there was none, and a heartbeat of its holder. One that has
-grown old is left where it is, and the next number is taken: so that, too, has one winner, and needs
-nothing of a store but If-None-Match (RFC 9110, 13.1.2). Leases save work. Results are right without
-them, for a trace is made only where there is none.
+A lease is an object that was made where there was none. Its text is the name of its holder's
+heartbeat, and it counts while that does. A lease with any other text, or a long one, counts by its
+own age, as a heartbeat does. One that counts no more is left where it is, and the next number is
+taken: so that, too, has one winner, and needs nothing of a store but If-None-Match (RFC 9110,
+13.1.2). Leases save work. Results are right without them, for a trace is made only where there is
+none.
 """
 
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 from olivebuild.cache.remote_records import LAYOUT
-from olivebuild.ml.transfer.claims.heartbeats import Heartbeats
+from olivebuild.core.errors import StoreError
+from olivebuild.ml.transfer.claims.heartbeats import Heartbeats, heartbeat_in
 from olivebuild.ml.transfer.remote import Remote
 
 LEASES = f"{LAYOUT}/leases"
 MOST = 16
 """Dead holders of one lease; after them nobody waits any more."""
+LONGEST = 256
+"""Bytes of a lease that are read."""
 
 
 def lease_of(key: str) -> str:
     """Return the name of a key's lease."""
     return f"{LEASES}/{key[:2]}/{key}"
+
+
+class _Held(NamedTuple):
+    number: int
+    heartbeat: str
 
 
 class Leases:
@@ -35,8 +46,7 @@ class Leases:
         """False where the store makes an object again that is there."""
         self._remote = remote
         self._heartbeats = heartbeats
-        self._held: dict[str, int] = {}
-        """Name -> its number."""
+        self._held: dict[str, _Held] = {}
         self._elsewhere: set[str] = set()
         """Names that others held when they were last tried."""
         self._is_tried = False
@@ -47,34 +57,55 @@ class Leases:
 
         Where the store keeps none, or all numbers are of the dead, the answer is yes.
         """
+        before: str | None = None
         for number in range(MOST):
-            if not self.are_kept or name in self._held:
+            if not self.are_kept or self.is_held(name):
                 return True
-            place = _object(name, number)
+            place, ours = _object(name, number), self._heartbeats.name()
+            self._heartbeats.keep(place)
             # Who waits for another reads, and does not write.
-            entry = self._remote.entry(place) if name in self._elsewhere else None
-            if entry is None and self._make(name, number):
-                return True
-            entry = entry or self._remote.entry(place)
-            if entry is None:
-                # It was released just now: whoever asks next tries again.
-                return False
-            if self._heartbeats.counts(entry):
+            holder = self._holder(place) if name in self._elsewhere else None
+            if holder is None:
+                is_made = self.create(place, ours.encode())
+                # After a broken connection the client asks again, and meets what it has made.
+                holder = ours if is_made else self._holder(place)
+            if holder == ours:
+                return self._hold(name, _Held(number, ours), before)
+            if holder is None or self._counts(place, holder):
+                # It is another's, or was until now: whoever asks next tries again.
                 self._elsewhere.add(name)
                 return False
+            before = holder
         return True
 
     def is_held(self, name: str) -> bool:
         """Return whether we hold a lease, and have all the time."""
-        number = self._held.get(name)
-        return number is not None and self._heartbeats.is_alive(_object(name, number))
+        held = self._held.get(name)
+        return held is not None and self._heartbeats.is_alive(held.heartbeat)
+
+    def is_taken(self, name: str) -> bool:
+        """Return whether anybody holds a lease."""
+        for number in range(MOST):
+            place = _object(name, number)
+            holder = self._holder(place)
+            if holder is None or self._counts(place, holder):
+                return holder is not None
+        return False
+
+    def counts(self, place: str) -> bool:
+        """Return whether the holder of an object of a lease is alive."""
+        holder = self._holder(place)
+        return holder is not None and self._counts(place, holder)
 
     def release(self, name: str) -> None:
-        """Give a lease back. One that we do not hold is left alone."""
+        """Give a lease back. One that we do not hold, or were late with, is left alone.
+
+        The last number goes last: who finds it gone finds those before it gone, too.
+        """
         with self._lock:
-            number = self._held.pop(name, None)
-        for each in range(number + 1 if number is not None else 0):
-            self._heartbeats.end(_object(name, each))
+            is_held, held = self.is_held(name), self._held.pop(name, None)
+        for number in range(held.number + 1 if held and is_held else 0):
+            self._heartbeats.end(_object(name, number))
 
     def close(self) -> None:
         """Release all."""
@@ -92,26 +123,31 @@ class Leases:
             self.are_kept = not (is_ours and self._remote.create(name, data))
         return is_ours
 
-    def _make(self, name: str, number: int) -> bool:
-        place = _object(name, number)
-        if self.create(place, self._heartbeats.owner):
-            return self._hold(name, number)
-        # After a broken connection the client asks again, and meets what it has made itself.
-        return self._is_ours(place) and self._hold(name, number)
-
-    def _is_ours(self, place: str) -> bool:
-        entry, owner = self._remote.entry(place), self._heartbeats.owner
-        # What another has put there may be of any size.
-        if entry is None or entry.size != len(owner):
+    def _hold(self, name: str, held: _Held, before: str | None) -> bool:
+        """Hold what was made; `before` is the dead holder of the number before, if there is one."""
+        if held.number and self._holder(_object(name, held.number - 1)) != before:
+            # It was released meanwhile, so that another may have made it anew.
+            self._heartbeats.end(_object(name, held.number))
             return False
-        return self._remote.read(place) == owner
-
-    def _hold(self, name: str, number: int) -> bool:
         with self._lock:
-            self._held[name] = number
+            self._held[name] = held
             self._elsewhere.discard(name)
-        self._heartbeats.keep(_object(name, number), self._heartbeats.owner)
         return True
+
+    def _holder(self, place: str) -> str | None:
+        """Return the heartbeat that a lease names; "" if it is no such text, None without one."""
+        try:
+            text = self._remote.read(place, LONGEST)
+        except StoreError:
+            return ""
+        return None if text is None else heartbeat_in(text)
+
+    def _counts(self, place: str, holder: str) -> bool:
+        if holder:
+            return self._heartbeats.counts(holder)
+        entry = self._remote.entry(place)
+        # Released just now: as if it were still held.
+        return entry is None or self._heartbeats.is_fresh(entry)
 
 
 def _object(name: str, number: int) -> str:

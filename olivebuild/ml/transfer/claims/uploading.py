@@ -2,9 +2,10 @@
 
     v1/uploads/<key>.<client>     the blobs that an upload puts there, or has found there
 
-An upload writes its mark, a heartbeat, and then looks whether a sweep goes on; a sweep takes its
-lease, and then reads the marks. So one of the two sees the other, and no blob is deleted that a
-trace will name.
+A mark counts while the heartbeat of its client does, and as long as one would after it was written
+itself. An upload writes its mark, and then looks whether a sweep goes on; a sweep takes its lease,
+and then reads the marks. So one of the two sees the other, and no blob is deleted that a trace will
+name.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from contextlib import contextmanager
 
 from olivebuild.cache.remote_records import LAYOUT
 from olivebuild.core.errors import StoreError
-from olivebuild.ml.transfer.claims.heartbeats import Heartbeats
-from olivebuild.ml.transfer.claims.leases import LEASES, MOST, Leases
-from olivebuild.ml.transfer.remote import Remote
+from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS, Heartbeats, heartbeat_in
+from olivebuild.ml.transfer.claims.leases import LEASES, Leases
+from olivebuild.ml.transfer.remote import Entry, Remote
 
 UPLOADS = f"{LAYOUT}/uploads"
 SWEEP = f"{LEASES}/sweep"
@@ -27,6 +28,13 @@ POLL = 1.0
 PATIENCE = 600.0
 """How many seconds an upload waits for a sweep."""
 HINT = "`olivebuild remote push` brings it there later"
+
+
+def goes_on(mark: Entry, heartbeats: Heartbeats) -> bool:
+    """Return whether the upload of a mark goes on, as far as is known."""
+    client = mark.name.rpartition(".")[2]
+    heartbeat = heartbeat_in(f"{HEARTBEATS}/{client}".encode())
+    return heartbeats.is_fresh(mark) or heartbeats.counts(heartbeat)
 
 
 class UploadMarks:
@@ -51,14 +59,16 @@ class UploadMarks:
 
         Raises StoreError where a sweep does not end, or did not see this upload for too long.
         """
-        name = f"{UPLOADS}/{key}.{self._heartbeats.owner.decode()}"
+        heartbeat = self._heartbeats.name()
+        name = f"{UPLOADS}/{key}.{heartbeat.rpartition('/')[2]}"
         text = json.dumps(sorted(blobs)).encode()
+        self._heartbeats.keep(name)
         # No lease, but where there was none this shows whether the store keeps any.
-        self._leases.create(name, text)
-        self._heartbeats.keep(name, text)
+        if not self._leases.create(name, text):
+            self._remote.replace(name, text)
 
         def check() -> None:
-            if not self._heartbeats.is_alive(name):
+            if not self._heartbeats.is_alive(heartbeat):
                 raise StoreError("the upload was held up for too long", hint=HINT)
 
         try:
@@ -69,17 +79,8 @@ class UploadMarks:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + PATIENCE
-        while self._is_swept():
+        while self._leases.is_taken(SWEEP):
             if time.monotonic() > deadline:
                 raise StoreError("the remote cache is being swept", hint=HINT)
             self._tell()
             time.sleep(POLL)
-
-    def _is_swept(self) -> bool:
-        for number in range(MOST):
-            entry = self._remote.entry(f"{SWEEP}.{number}")
-            if entry is None:
-                return False
-            if self._heartbeats.counts(entry):
-                return True
-        return False

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from olivebuild.core.errors import InputError
-from olivebuild.ml.transfer.claims.heartbeats import SECONDS, VARIABLE, Heartbeats, duration
+from olivebuild.ml.transfer.claims import heartbeats
+from olivebuild.ml.transfer.claims.heartbeats import (
+    HEARTBEATS,
+    NOBODYS,
+    SECONDS,
+    VARIABLE,
+    Heartbeats,
+    duration,
+    heartbeat_in,
+)
 from olivebuild.ml.transfer.remote import Entry, Remote
 
 
@@ -17,48 +29,72 @@ def remote(tmp_path: Path) -> Remote:
     return Remote((tmp_path / "remote").as_uri())
 
 
-def begin(beats: Heartbeats, remote: Remote, name: str) -> None:
-    remote.replace(name, b"text")
-    beats.keep(name, b"text")
-
-
 def entry(remote: Remote, name: str) -> Entry:
     one = remote.entry(name)
     assert one
     return one
 
 
-def test_one_is_written_again_until_it_is_ended(remote: Remote) -> None:
-    beats = Heartbeats(remote, 0.6)
-    begin(beats, remote, "a")
-    first = entry(remote, "a")
+def wait_until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_one_is_written_again_until_it_is_closed(remote: Remote) -> None:
+    beats, other = Heartbeats(remote, 0.6), Heartbeats(remote, 0.6)
+    name = beats.name()
+    first = entry(remote, name)
     time.sleep(0.8)
-    assert beats.counts(entry(remote, "a"))
-    assert beats.is_alive("a")
+    assert beats.name() == heartbeat_in(name.encode()) == name
+    assert beats.is_alive(name)
+    assert other.counts(name)
     # It is the first time of writing that is too long ago.
-    assert not beats.counts(first)
-    beats.end("a")
-    assert remote.entry("a") is None
-    assert not beats.is_alive("a")
-    time.sleep(0.3)
-    assert remote.entry("a") is None
+    assert not other.is_fresh(first)
     beats.close()
+    assert remote.entry(name) is None
+    assert not beats.is_alive(name)
+    time.sleep(0.3)
+    assert remote.entry(name) is None
+    other.close()
+    assert list(remote.entries(HEARTBEATS)) == []
 
 
 def test_one_whose_writer_is_dead_counts_no_more(remote: Remote) -> None:
-    remote.replace("a", b"text")
-    beats = Heartbeats(remote, 0.2)
-    assert beats.counts(entry(remote, "a"))
-    time.sleep(0.3)
-    assert not beats.counts(entry(remote, "a"))
-
-
-def test_close_ends_all(remote: Remote) -> None:
-    beats = Heartbeats(remote, 60)
-    for name in ("a/1", "a/2"):
-        begin(beats, remote, name)
+    name = f"{HEARTBEATS}/{'ab' * 16}"
+    remote.replace(name, b"1")
+    beats = Heartbeats(remote, 0.4)
+    assert beats.counts(name)
+    time.sleep(0.5)
+    assert not beats.counts(name)
+    # Its writer does not do that.
+    remote.replace(name, b"2")
+    assert not beats.counts(name)
+    assert not beats.counts(f"{HEARTBEATS}/{'cd' * 16}")
+    assert not beats.counts("")
     beats.close()
-    assert list(remote.entries("a/")) == []
+
+
+def test_many_looks_at_once_are_one(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Heartbeats(remote), Heartbeats(remote)
+    alive, dead = one.name(), f"{HEARTBEATS}/{'ab' * 16}"
+    other.name()
+    looks: Counter[str] = Counter()
+    look = remote.entry
+
+    def counted(name: str) -> Entry | None:
+        looks[name] += 1
+        time.sleep(0.05)
+        return look(name)
+
+    monkeypatch.setattr(remote, "entry", counted)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(other.counts, [alive, dead] * 50))
+    assert answers == [True, False] * 50
+    assert looks == {alive: 1, dead: 1}
+    one.close()
+    other.close()
 
 
 def test_one_that_was_late_is_not_written_again(
@@ -66,14 +102,108 @@ def test_one_that_was_late_is_not_written_again(
 ) -> None:
     """A machine that was suspended does not come back to what others have taken over."""
     beats = Heartbeats(remote, 0.6)
-    begin(beats, remote, "a")
-    monkeypatch.setattr(
-        "olivebuild.ml.transfer.claims.heartbeats._clock", lambda: time.monotonic() + 1e9
-    )
-    before = entry(remote, "a")
-    assert not beats.is_alive("a")
+    name = beats.name()
+    clock, shift = heartbeats._clock, 1e9
+    monkeypatch.setattr(heartbeats, "_clock", lambda: clock() + shift)
+    before = entry(remote, name)
+    assert not beats.is_alive(name)
     time.sleep(0.5)
-    assert entry(remote, "a") == before
+    assert entry(remote, name) == before
+    other = beats.name()
+    assert other != name
+    shift = 0.0
+    assert not beats.is_alive(name)
+    beats.close()
+
+
+def test_one_whose_writing_took_too_long_is_not_there_again(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = Heartbeats(remote, 0.6)
+    name = beats.name()
+    replace = remote.replace
+
+    def slowly(name: str, data: bytes) -> None:
+        time.sleep(0.8)
+        replace(name, data)
+
+    monkeypatch.setattr(remote, "replace", slowly)
+    wait_until(lambda: remote.entry(name) is None)
+    assert not beats.is_alive(name)
+    beats.close()
+
+
+def test_one_that_can_not_be_written_is_late_though_it_can_be_read(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there from before is not taken for what was to be written."""
+    monkeypatch.setattr("olivebuild.ml.transfer.remote.PAUSE", 0.001)
+    beats = Heartbeats(remote, 0.6)
+    name = beats.name()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("it is full")
+
+    monkeypatch.setattr(remote, "_put_small", refuse)
+    assert remote.read(name)
+    wait_until(lambda: not beats.is_alive(name))
+    beats.close()
+
+
+def test_who_may_not_write_tries_once_for_all_that_ask(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 0
+
+    def refuse(*_: object) -> None:
+        nonlocal count
+        count += 1
+        raise PermissionError("it may only be read")
+
+    beats = Heartbeats(remote)
+    monkeypatch.setattr(remote, "replace", refuse)
+    for _ in range(3):
+        with pytest.raises(PermissionError):
+            beats.name()
+    assert count == 1
+    monkeypatch.setattr(heartbeats, "RETRY", 0.0)
+    monkeypatch.undo()
+    monkeypatch.setattr(heartbeats, "RETRY", 0.0)
+    assert remote.entry(beats.name())
+    beats.close()
+
+
+def test_what_can_not_be_deleted_is_made_nobodys(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = Heartbeats(remote, 0.6)
+    name = beats.name()
+    remote.replace("a", name.encode())
+    replace = remote.replace
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("it may not be deleted")
+
+    def cut_off(name: str, data: bytes) -> None:
+        if name == "a":
+            raise ConnectionError("nobody answers there")
+        replace(name, data)
+
+    monkeypatch.setattr(remote, "delete", refuse)
+    monkeypatch.setattr(remote, "replace", cut_off)
+    beats.end("a")
+    assert remote.read("a") == name.encode()
+    monkeypatch.setattr(remote, "replace", replace)
+    wait_until(lambda: remote.read("a") == NOBODYS)
+    # What is wanted again is left alone.
+    remote.replace("a", name.encode())
+    monkeypatch.setattr(remote, "replace", cut_off)
+    beats.end("a")
+    beats.keep("a")
+    monkeypatch.setattr(remote, "replace", replace)
+    time.sleep(0.5)
+    assert beats.is_alive(name)
+    assert remote.read("a") == name.encode()
     beats.close()
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from olivebuild.core.errors import StoreError
-from olivebuild.ml.transfer.claims import uploading
+from olivebuild.ml.transfer.claims import heartbeats, uploading
 from olivebuild.ml.transfer.claims.heartbeats import Heartbeats
 from olivebuild.ml.transfer.claims.leases import Leases
-from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS, UploadMarks
+from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS, UploadMarks, goes_on
 from olivebuild.ml.transfer.remote import Remote
 
 KEY = "ab" * 16
@@ -72,7 +73,38 @@ def test_it_does_not_wait_for_ever(remote: Remote, monkeypatch: pytest.MonkeyPat
     assert list(remote.entries(UPLOADS)) == []
 
 
-def test_a_mark_that_nobody_saw_stops_the_upload(remote: Remote) -> None:
-    marks = marks_in(remote, 0.0001)
-    with pytest.raises(StoreError, match="held up"), marks.one(KEY, []) as check:
+def test_a_mark_that_nobody_saw_stops_the_upload(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = marks_in(remote)
+    with marks.one(KEY, []) as check:
+        monkeypatch.setattr(heartbeats, "_clock", lambda: time.monotonic() + 1e9)
+        with pytest.raises(StoreError, match="held up"):
+            check()
+
+
+def test_a_mark_is_not_written_again_and_goes_on(remote: Remote) -> None:
+    beats, other = Heartbeats(remote, 1.2), Heartbeats(remote, 1.2)
+    marks = UploadMarks(remote, beats, Leases(remote, beats), lambda: None)
+    with marks.one(KEY, ["b" * 32]) as check:
+        (before,) = remote.entries(UPLOADS)
+        time.sleep(1.4)
+        assert list(remote.entries(UPLOADS)) == [before]
+        assert not other.is_fresh(before)
+        assert goes_on(before, other)
         check()
+        beats._ended.set()
+        time.sleep(1.4)
+        assert not goes_on(before, other)
+    other.close()
+
+
+def test_what_was_left_of_an_upload_before_is_written_anew(remote: Remote) -> None:
+    beats = Heartbeats(remote)
+    marks = UploadMarks(remote, beats, Leases(remote, beats), lambda: None)
+    client = beats.name().rpartition("/")[2]
+    remote.replace(f"{UPLOADS}/{KEY}.{client}", b"[]")
+    with marks.one(KEY, ["b" * 32]):
+        (mark,) = remote.entries(UPLOADS)
+        assert remote.read(mark.name) == json.dumps(["b" * 32]).encode()
+    assert list(remote.entries(UPLOADS)) == []
