@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import os
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from msgspec import to_builtins
 from obstore.store import MemoryStore
@@ -20,7 +22,7 @@ from olivebuild.api.result import Result
 from olivebuild.cache.remote_records import StepPaths
 from olivebuild.cache.store import Store
 from olivebuild.engine.remote.process import Transfer
-from olivebuild.ml.transfer.claims.heartbeats import SECONDS, SHARE
+from olivebuild.ml.transfer.claims.heartbeats import SECONDS, SHARE, VARIABLE
 from olivebuild.ml.transfer.process import REQUESTS, UPLOADS, Process
 from olivebuild.ml.transfer.remote import Entry, Remote
 
@@ -184,13 +186,15 @@ class SimulatedTransfer:
     ) -> None:
         """`names`: key -> target."""
         self._bucket, self._clock, self._inputs, self._names = bucket, clock, inputs, names
-        self._leased: dict[str, float] = {}
-        """Key -> when its lease was taken."""
+        self._began: float | None = None
+        """When the process's heartbeat began."""
         self.uploaded = 0.0
         """When all that was to be uploaded so far has arrived."""
         self.bytes: Counter[str] = Counter()
         self._said: list[dict[str, Any]] = []
-        self._process = Process(bucket, store, self._said.append)
+        # Its own thread renews nothing in the seconds that the simulation takes: `end` counts that.
+        with patch.dict(os.environ, {VARIABLE: "1e9"}):
+            self._process = Process(bucket, store, self._said.append)
         self.uploads: list[Transfer] = []
         self.pending: set[str] = set()
         self.waited: Counter[str] = Counter()
@@ -209,9 +213,6 @@ class SimulatedTransfer:
             seconds += self._move("down", keys) / self._bucket.place.down
         self._clock.pass_by(seconds)
         self.waited[op] += round(seconds * 1000)
-        for answer in answers:
-            if answer.lease == "held":
-                self._leased[answer.key] = self._clock.now
         return answers
 
     def upload(self, keys: Iterable[str], paths: Mapping[str, StepPaths]) -> None:
@@ -221,10 +222,6 @@ class SimulatedTransfer:
         seconds = (self._bucket.seconds - before) / UPLOADS
         seconds += self._move("up", keys) / self._bucket.place.up
         self.uploaded = max(self.uploaded, now) + seconds
-        for key in keys:
-            held = self.uploaded - self._leased.pop(key, self.uploaded)
-            beats = int(held / (SECONDS / SHARE))
-            self._bucket.requests["PUT", "leases"] += beats
         self._clock.pass_by(0.0)
 
     def tell(self, op: str, keys: Iterable[str]) -> None:
@@ -237,7 +234,11 @@ class SimulatedTransfer:
         self._clock.pass_by(max(0.0, self.uploaded - self._clock.tick()))
 
     def end(self) -> None:
+        """End the process, whose one heartbeat was written again all the time."""
         self._process.finish()
+        if self._began is not None:
+            beats = int((self._clock.now - self._began) / (SECONDS / SHARE))
+            self._bucket.requests["PUT", "heartbeats"] += beats
 
     def _move(self, way: str, keys: Iterable[str]) -> int:
         """Count the bytes of results."""
@@ -254,6 +255,8 @@ class SimulatedTransfer:
         for future in self._process._pending:
             future.result()
         self._process._pending.clear()
+        if self._began is None and self._bucket.requests["PUT", "heartbeats"]:
+            self._began = self._clock.now
         # In a bucket in memory nothing fails: a request that did would cost nothing, and be told
         # of to nobody.
         errors = [message["error"] for message in self._said if message.get("error")]
