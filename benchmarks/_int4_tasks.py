@@ -45,7 +45,7 @@ def task_of(name: str, seeds: int) -> Task:
         return _of_recipe("tone", "tone", ["tone", "hard"], "right", fresh_tones(), ())
     if name == "extract":
         keep = ("json_schema", "max_new_tokens")
-        return _of_recipe("extract", "orders", ["orders"], "json_exact", fresh_orders(), keep)
+        return _of_recipe("extract", "orders", [], "json_exact", fresh_orders(), keep)
     return _of_folds(Path(name), seeds)
 
 
@@ -60,7 +60,7 @@ def _of_recipe(
     targets = _targets(folder)
     adapter: dict[str, Any] = targets["adapter"]
     bench: dict[str, Any] = targets["bench"]
-    kept = {name: targets[name] for name in ("base", *judged)}
+    kept = {name: targets[name] for name in ("base", data, *judged)}
     kept["fresh"] = targets[data] | {"source": "data/fresh.jsonl", "holdout": 1}
 
     def seeded(seed: int) -> dict[str, Any]:

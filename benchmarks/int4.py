@@ -143,11 +143,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="seeds that are built at once")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--base", help="a source of the base model, where there is no network")
     parser.add_argument("--no-speed", action="store_true", help="measure no tokens a second")
     options = parser.parse_args()
     ways = list(dict.fromkeys(["plain", *options.ways]))
     work = options.work or Path(tempfile.mkdtemp())
     task = task_of(options.task, options.seeds)
+    if options.base:
+        task.recipe["base"]["source"] = options.base
     prepare(work, task, recipe(task, options.seeds, ways))
     with ThreadPoolExecutor(options.jobs) as pool:
         names = [f"bench{seed}" for seed in range(options.seeds)]
