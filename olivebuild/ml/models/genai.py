@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from olivebuild.core import host
+from olivebuild.core.fs.small_files import read_json
 from olivebuild.core.providers import load_cuda
 from olivebuild.formats import imported
-from olivebuild.formats.onnx_folder import providers_in
+from olivebuild.formats.onnx_folder import CONFIG, providers_in
 
 _threads: list[int] = []
 
@@ -19,6 +22,21 @@ def use_threads(count: int) -> None:
     What they compute stays the same to the last bit: each number is summed up by one thread.
     """
     _threads[:] = [count] if count else []
+
+
+def threads_of(folder: Path) -> int:
+    """Return on how many threads a model opened now is to compute; 0 for its own number.
+
+    ONNX Runtime may take the machine's cores for its own number, whichever of them it may use
+    (`taskset`, a cluster's share of a node): threads that wait for each other on few cores took ten
+    times as long.
+    """
+    if _threads:
+        return _threads[0]
+    session = read_json(folder / CONFIG)["model"]["decoder"].get("session_options", {})
+    if session.get("intra_op_num_threads") or host.cores() == os.cpu_count():
+        return 0
+    return host.physical_cores()
 
 
 def open_model(folder: Path, *, trust: bool) -> Any:
@@ -36,10 +54,10 @@ def open_model(folder: Path, *, trust: bool) -> Any:
     if "cuda" in providers_in(folder):
         load_cuda()
     try:
-        if not _threads:
+        if not (count := threads_of(folder)):
             return og.Model(str(folder))
         config = og.Config(str(folder))
-        options = {"session_options": {"intra_op_num_threads": _threads[0]}}
+        options = {"session_options": {"intra_op_num_threads": count}}
         config.overlay(json.dumps({"model": {"decoder": options}}))
         return og.Model(config)
     except UnicodeDecodeError:
