@@ -24,7 +24,7 @@ from obstore.exceptions import NotSupportedError
 
 from olivebuild.cache.remote_records import RemoteBlob, blob_name
 from olivebuild.cache.store import Store
-from olivebuild.core import hashing
+from olivebuild.core import hashing, host
 from olivebuild.core.errors import BuildError, StoreError, of_disk
 from olivebuild.core.fs.files import opener
 from olivebuild.core.fs.locks import try_lock
@@ -139,7 +139,9 @@ class Fetches:
             return
         try:
             pieces = self._remote.pieces(blob_name(blob.digest), part.size, blob.size)
-            for piece in _one_ahead(pieces) if blob.size >= LONG else pieces:
+            # Where each core has a blob of its own to hash, a thread more only gets in the way.
+            alone = blob.size >= LONG and len(self._running) < host.cores()
+            for piece in _one_ahead(pieces) if alone else pieces:
                 if part.size + len(piece) > blob.size:
                     raise WrongSize("it is longer than it says", hint=HINT)
                 part.write(piece)
