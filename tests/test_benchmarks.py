@@ -1,12 +1,15 @@
-"""What the benchmarks lean on in our own code is there: they are run by hand, and long after a name
-has changed.
+"""The benchmarks, which are run by hand: what they lean on in our own code is there, and what they
+compare is told apart and counted rightly.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import json
+from collections import Counter
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
@@ -31,3 +34,51 @@ def checks() -> dict[str, dict[str, object]]:
 )
 def test_each_check_that_is_left_out_is_one(module: str, name: str) -> None:
     assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_fresh_rows_are_none_of_the_recipes() -> None:
+    from benchmarks._int4_tasks import FRESH, ROOT, fresh_orders, fresh_tones
+
+    def texts(path: str, field: str) -> set[str]:
+        lines = (ROOT / "recipes" / path).read_text("utf-8").splitlines()
+        return {json.loads(line)[field] for line in lines}
+
+    tones, orders = fresh_tones(), fresh_orders()
+    known = texts("tone/data/tone.jsonl", "phrase") | texts("tone/data/hard.jsonl", "phrase")
+    assert len({row["phrase"] for row in tones} - known) == FRESH
+    assert (
+        len({row["text"] for row in orders} - texts("extract/data/orders.jsonl", "text")) == FRESH
+    )
+    assert Counter(row["tone"] for row in tones) == dict.fromkeys(
+        ("joy", "sad", "fear", "surprise"), FRESH // 4
+    )
+
+
+def test_folds_hold_each_row_once_and_train_on_none_of_them(tmp_path: Path) -> None:
+    from benchmarks._int4_tasks import task_of
+
+    rows = [{"phrase": f"row {i // 2}", "tone": "ab"[i % 2]} for i in range(22)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]), "utf-8")
+    task = task_of(str(path), 5)
+    judged = [task.files[f"data/fold{fold}.jsonl"] for fold in range(5)]
+    found = [row for fold in judged for row in fold]
+    assert sorted(map(str, found)) == sorted(map(str, rows))
+    for fold, held in enumerate(judged):
+        trained = task.files[f"data/train{fold}.jsonl"]
+        assert not {str(row) for row in held} & {str(row) for row in trained}
+        assert task.seeded(fold)["data"] == f"rows{fold}.train"
+    assert "a or b?" in task.recipe["rows0"]["prompt"]
+
+
+def test_a_loss_is_of_the_same_rows_and_its_interval_is_over_rows() -> None:
+    from benchmarks.int4 import interval
+
+    # Two seeds that answer alike are no more rows.
+    one = [1, 0, 0, 0, -1, 1, 0, 0, 0, 0]
+    assert interval([one], shared=True) == interval([one, one], shared=True)
+    assert interval([one], shared=True).startswith("10.00 (")
+    # Other rows are.
+    assert interval([one, one], shared=False) != interval([one], shared=False)
+    mean, half = 10.0, 196 * stdev(one) / 10**0.5
+    assert interval([one], shared=False) == f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})"
