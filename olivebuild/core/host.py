@@ -61,6 +61,24 @@ def cores() -> int:
     return usable or 1
 
 
+def cpu_quota(folder: str = "/sys/fs/cgroup") -> float:
+    """Return how many processors' time this process gets at most; infinity where nothing says so.
+
+    A container's limit (`docker run --cpus`, Kubernetes), in the control group at the top of what
+    it sees: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max), and of version 1.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join(_text_of(os.path.join(folder, name)) for name in names).split()
+            quota, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):
+            # None, or `max`.
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return float("inf")
+
+
 def memory_bytes() -> int:
     """Physical memory; 0 where the system does not tell."""
     try:

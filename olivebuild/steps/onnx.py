@@ -132,6 +132,7 @@ class Onnx(Step):
         6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and "
         "LongRoPE is tried beyond any original context",
         7: "of a folder from elsewhere only the files are taken that onnxruntime-genai reads",
+        8: "GPTQ's moments are damped by a tenth of their mean instead of a hundredth",
     }
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"

@@ -39,5 +39,31 @@ def test_what_a_token_takes_grows_with_the_model(inner: int | None, size: int) -
     config.get_text_config = lambda: config
     model: Any = SimpleNamespace(config=config, dtype=torch.bfloat16)
     assert bytes_per_token(model) == size * 3 * 2
-    # Layers that are computed twice keep their inputs, and one layer at a time all.
-    assert bytes_per_token(model, recompute=True) == (3 * 64 + 2 * size) * 2
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "packed", "linear", "expected"),
+    [
+        # A plain head's logits are in pieces; whole ones are there without a layer's gradients.
+        (100, True, True, 2 * (3 * 64 + 2 * 1920)),
+        (9000, True, True, 9000 * 10),
+        (100, True, False, 2 * (3 * 64 + 2 * 1920) + 100 * 10),
+        (100, False, True, 2 * (3 * 64 + 2 * 1920) + 100 * 10),
+    ],
+)
+def test_what_a_token_takes_where_layers_are_computed_twice(
+    vocabulary: int, packed: bool, linear: bool, expected: int
+) -> None:
+    import torch
+
+    from olivebuild.ml.nn.forward import Setup
+    from olivebuild.ml.nn.tuning import bytes_per_token_twice
+
+    config = SimpleNamespace(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=3, vocab_size=vocabulary
+    )
+    config.get_text_config = lambda: config
+    model: Any = SimpleNamespace(config=config, dtype=torch.bfloat16)
+    setup = Setup(packed=packed, share_prefixes=False, tokens_per_micro_batch=1)
+    setup.linear_head = linear
+    assert bytes_per_token_twice(model, setup) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,20 @@ def threads_of(folder: Path) -> int:
     """Return on how many threads a model opened now is to compute; 0 for its own number.
 
     ONNX Runtime may take the machine's cores for its own number, whichever of them it may use
-    (`taskset`, a cluster's share of a node): threads that wait for each other on few cores took ten
-    times as long.
+    (`taskset`, a container's or a cluster's share of a node): threads that wait for each other on
+    few cores took ten times as long.
     """
     if _threads:
         return _threads[0]
-    session = read_json(folder / CONFIG)["model"]["decoder"].get("session_options", {})
-    if session.get("intra_op_num_threads") or host.cores() == os.cpu_count():
+    usable = math.ceil(min(host.physical_cores(), host.cpu_quota()))
+    if host.cores() == os.cpu_count() and usable == host.physical_cores():
         return 0
-    return host.physical_cores()
+    try:
+        session = read_json(folder / CONFIG)["model"]["decoder"].get("session_options") or {}
+        return 0 if session.get("intra_op_num_threads") else usable
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        # What is wrong with it, the runtime says.
+        return 0
 
 
 def open_model(folder: Path, *, trust: bool) -> Any:

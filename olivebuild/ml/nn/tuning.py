@@ -20,6 +20,7 @@ from olivebuild.ml.nn.compile import compile_layers, suit_compiler
 from olivebuild.ml.nn.compile_cache import keep_compiled
 from olivebuild.ml.nn.forward import Setup, checkpoint_layers
 from olivebuild.ml.nn.frozen import layers as frozen_layers
+from olivebuild.ml.nn.frozen.layers import FrozenLayers
 from olivebuild.ml.nn.layout_trial import takes_packed
 from olivebuild.ml.nn.lora import join_products
 from olivebuild.ml.nn.reach import border_of, windows_of
@@ -62,8 +63,7 @@ def prepare(
     setup.tokens_per_micro_batch = CPU_TOKENS
     lengths = lengths_of(rows)
     if device.type == "cuda":
-        passing = layers.two_layers if layers else 0
-        _fit_into_memory(setup, model, int(lengths.max()), device, passing)
+        _fit_into_memory(setup, model, int(lengths.max()), device, layers)
     if setup.packed and not setup.padded_groups:
         setup.uniform_length = uniform_length(lengths)
     if rounding_layers(model):
@@ -90,24 +90,24 @@ def prepare(
 
 
 def _fit_into_memory(
-    setup: Setup, model: Any, longest: int, device: torch.device, passing: int
+    setup: Setup, model: Any, longest: int, device: torch.device, layers: FrozenLayers | None
 ) -> None:
-    """Choose the tokens of a micro-batch by the free GPU memory; recompute if it is scarce.
-
-    `passing`: bytes of weights that come and go.
-    """
+    """Choose the tokens of a micro-batch by the free GPU memory; recompute if it is scarce."""
     free = (
         torch.cuda.mem_get_info(device)[0]
         + torch.cuda.memory_reserved(device)
         - torch.cuda.memory_allocated(device)
     )
-    kept = bytes_of_changes(model) + passing
+    kept = bytes_of_changes(model) + (layers.two_layers if layers else 0)
     room = free * MEMORY_SHARE - kept
     fitting = int(room / bytes_per_token(model))
     if fitting < longest:
         setup.recompute = True
         checkpoint_layers(model)
-        fitting = int(room / bytes_per_token(model, recompute=True))
+        fitting = int(room / bytes_per_token_twice(model, setup))
+        if layers and layers.shares > 1:
+            # Processes that share layers can't go on with less where memory runs out.
+            fitting = longest
     setup.tokens_per_micro_batch = min(MAX_TOKENS, max(fitting, longest, MIN_TOKENS))
 
 
@@ -183,13 +183,27 @@ def bytes_of_changes(model: Any) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
-def bytes_per_token(model: Any, *, recompute: bool = False) -> int:
-    """Estimate the bytes that all layers keep of a token until its gradient is taken.
+def bytes_per_token(model: Any) -> int:
+    """Estimate the bytes that all layers keep of a token until its gradient is taken."""
+    return _of_a_layer(model) * int(model.config.get_text_config().num_hidden_layers)
 
-    `recompute`: each keeps its input, and one at a time all of it, beside its gradients.
+
+def bytes_per_token_twice(model: Any, setup: Setup) -> int:
+    """Estimate the same where layers are computed twice, and what the token's logits take.
+
+    Each layer keeps its input, and one at a time all of it, beside its gradients. A plain head's
+    logits are there in pieces while training, and whole, without anything else, in an evaluation.
     """
+    config, size = model.config.get_text_config(), model.dtype.itemsize
+    inputs = int(config.hidden_size * config.num_hidden_layers * size)
+    training = inputs + 2 * _of_a_layer(model)
+    # As they are, in float32, and what the loss makes of them.
+    logits = int(config.vocab_size * (size + 8))
+    in_pieces = setup.packed and setup.linear_head
+    return max(training, logits) if in_pieces else training + logits
+
+
+def _of_a_layer(model: Any) -> int:
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    layer, layers = 10 * config.hidden_size + 5 * inner, config.num_hidden_layers
-    numbers = config.hidden_size * layers + 2 * layer if recompute else layer * layers
-    return int(numbers * model.dtype.itemsize)
+    return int((10 * config.hidden_size + 5 * inner) * model.dtype.itemsize)

@@ -47,6 +47,8 @@ class Fetches:
         self._remote, self._store, self._meter = remote, store, meter
         self._pool = ThreadPoolExecutor(CONNECTIONS)
         self._running: dict[str, Future[int]] = {}
+        self._coming = 0
+        """Blobs whose bytes are coming."""
         self._lock = threading.Lock()
 
     def fetch(self, blobs: Iterable[RemoteBlob]) -> int:
@@ -140,12 +142,13 @@ class Fetches:
         try:
             pieces = self._remote.pieces(blob_name(blob.digest), part.size, blob.size)
             # Where each core has a blob of its own to hash, a thread more only gets in the way.
-            alone = blob.size >= LONG and len(self._running) < host.cores()
-            for piece in _one_ahead(pieces) if alone else pieces:
-                if part.size + len(piece) > blob.size:
-                    raise WrongSize("it is longer than it says", hint=HINT)
-                part.write(piece)
-                self._meter.moved(len(piece))
+            with self._streaming() as count:
+                alone = blob.size >= LONG and count <= host.cores() // 2
+                for piece in _one_ahead(pieces) if alone else pieces:
+                    if part.size + len(piece) > blob.size:
+                        raise WrongSize("it is longer than it says", hint=HINT)
+                    part.write(piece)
+                    self._meter.moved(len(piece))
         except FileNotFoundError:
             self.bad.add(blob.digest)
             raise
@@ -153,6 +156,18 @@ class Fetches:
             self.bad.add(blob.digest)
             fact = f"the blob {blob.digest[:8]} is not what was put there: {e.fact}"
             raise StoreError(fact, hint=HINT) from None
+
+    @contextmanager
+    def _streaming(self) -> Iterator[int]:
+        """Yield how many blobs are coming now, this one among them."""
+        with self._lock:
+            self._coming += 1
+            count = self._coming
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._coming -= 1
 
     @contextmanager
     def _part(self, blob: RemoteBlob) -> Iterator[Part]:

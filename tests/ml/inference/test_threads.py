@@ -47,3 +47,53 @@ def test_a_process_with_all_cores_leaves_it_to_the_runtime(
     (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {}}}', "utf-8")
     monkeypatch.setattr(host, "cores", os.cpu_count)
     assert genai.threads_of(tmp_path) == 0
+
+
+def test_a_containers_share_of_time_is_no_more_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from olivebuild.core import host
+    from olivebuild.ml.models import genai
+
+    (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {}}}', "utf-8")
+    monkeypatch.setattr(host, "cores", os.cpu_count)
+    monkeypatch.setattr(host, "physical_cores", lambda: 64)
+    monkeypatch.setattr(host, "cpu_quota", lambda: 1.5)
+    assert genai.threads_of(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"model": {"encoder": {}}}', '{"model": {"decoder": null}}']
+)
+def test_a_configuration_that_tells_nothing_is_left_to_the_runtime(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from olivebuild.core import host
+    from olivebuild.ml.models import genai
+
+    (tmp_path / "genai_config.json").write_text(text, "utf-8")
+    monkeypatch.setattr(host, "cpu_quota", lambda: 0.5)
+    assert genai.threads_of(tmp_path) == 0
+    assert genai.threads_of(tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, float("inf")),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ({"cpu.max": ""}, float("inf")),
+        ({}, float("inf")),
+    ],
+)
+def test_a_quota_is_what_the_control_group_says(
+    files: dict[str, str], quota: float, tmp_path: Path
+) -> None:
+    from olivebuild.core import host
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "ascii")
+    assert host.cpu_quota(str(tmp_path)) == quota

@@ -28,17 +28,28 @@ MULTIPLE = 16
 """What both sizes of a weight must be a multiple of, for cuBLASLt's and CUTLASS's products."""
 
 
-def rounded(
+def rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return values [n, k] in FP8, and the scale of each row, float32 [n, 1]."""
+    wide = values.float()
+    scale = _scale_of(wide)
+    return (wide / scale).to(FORMAT), scale
+
+
+def _rounded_fast(
     values: torch.Tensor, factors: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values [n, k], times `factors` [k], in FP8, and the scale of each row, float32 [n, 1].
+    """Return values times `factors` [k], rounded as by `rounded` but for its last bit on a card.
 
-    In layers that are compiled it is one kernel with what comes before it.
+    In layers that are compiled it is one kernel with what comes before it, where dividing each
+    number takes as long as reading it.
     """
     wide = values.float() if factors is None else values.float() * factors
-    scale = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
-    # A division for each number takes a card as long as reading it.
+    scale = _scale_of(wide)
     return (wide * (1 / scale) if wide.is_cuda else wide / scale).to(FORMAT), scale
+
+
+def _scale_of(wide: torch.Tensor) -> torch.Tensor:
+    return (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
 
 
 class Fp8Linear(torch.nn.Module):
@@ -97,14 +108,15 @@ class _Product(torch.autograd.Function):
         turned: torch.Tensor | None,
     ) -> torch.Tensor:
         ctx.save_for_backward(weight, scale, turned)
-        left, left_scale = rounded(x.reshape(-1, x.shape[-1]))
+        left, left_scale = _rounded_fast(x.reshape(-1, x.shape[-1]))
         out = scaled_product(left, left_scale, weight.t(), scale.t(), x.dtype)
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         weight, scale, turned = ctx.saved_tensors
-        left, left_scale = rounded(grads[0].reshape(-1, grads[0].shape[-1]), scale.flatten())
+        gradient = grads[0].reshape(-1, grads[0].shape[-1])
+        left, left_scale = _rounded_fast(gradient, scale.flatten())
         # Hopper multiplies FP8 matrices of one layout only: the right one by columns.
         right = (weight.t().contiguous() if turned is None else turned).t()
         ones = torch.ones(1, weight.shape[1], device=weight.device)

@@ -137,6 +137,7 @@ class FrozenLayers:
     """
 
     def __init__(self, model: Any, device: torch.device, shares: int = 1) -> None:
+        self.shares = shares
         on_card = device.type == "cuda" and shares == 1
         stream = torch.cuda.Stream(device) if on_card else None
         modules = decoder_layers(model)
