@@ -1,7 +1,8 @@
 """What int4 is compared on: the quick start, orders out of messages, and rows of one's own.
 
-Rows of `fresh` were drawn after everything had been chosen, from words that neither data set has
-where the two can be kept apart.
+Rows of `fresh` were drawn after everything had been chosen. They are none of the recipes' rows,
+though some of their words are. Sentences with one of the 52 phrases of a tone are alike, and count
+as a group; so does an order, or a row of one's own, by itself.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Task:
     """Files of rows to write beside the recipe."""
     bench: dict[str, Any]
     """Further fields of its benchmarks."""
+    group: Callable[[dict[str, Any]], str] | None = None
+    """Of a fresh row, what rows that are answered alike have in common; None: each is its own."""
 
 
 def task_of(name: str, seeds: int) -> Task:
@@ -68,7 +71,8 @@ def _of_recipe(
 
     files = {"data/fresh.jsonl": fresh}
     more = {name: bench[name] for name in keep}
-    return Task(kept, seeded, lambda _: [*judged, "fresh"], right, files, more)
+    group = phrase_of if folder == "tone" else None
+    return Task(kept, seeded, lambda _: [*judged, "fresh"], right, files, more, group)
 
 
 def _of_folds(path: Path, count: int) -> Task:
@@ -166,6 +170,11 @@ WHAT = {
     "|blinked in disbelief|did a double take|was bowled over by the twist|never expected that"
     "|was staggered by it|was amazed",
 }
+
+
+def phrase_of(row: dict[str, Any]) -> str:
+    """Return the phrase of a drawn sentence that tells its tone."""
+    return max((p for p in WHAT[row["tone"]].split("|") if p in row["phrase"]), key=len)
 
 
 def fresh_tones() -> list[dict[str, Any]]:

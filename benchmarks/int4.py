@@ -7,9 +7,9 @@
 Each seed trains an adapter, whose merge is converted in each way; `aware` has an adapter of its
 own, of the same seed. All are judged on rows that were held out, and on fresh ones that nothing was
 chosen by: 240, drawn by benchmarks/_int4_tasks.py, or folds, each judged by the seed that was not
-trained on it. A loss is in points of right answers against the merge of the same seed. Its interval
-(95 %) is over the fresh rows, each with the mean over its seeds, since the answers of several
-models to one row are alike. Tokens a second are those of the first seed's models, measured in turns
+trained on it. A loss is in points of right answers against the merge of the same seed, in brackets
+the least and the most of a seed. Its interval (95 %) is over fresh rows and seeds, both drawn anew.
+Tokens a second are those of the first seed's models, measured in turns
 by one benchmark target, as a ratio to plain int4.
 """
 
@@ -20,11 +20,13 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -45,6 +47,7 @@ WAYS: dict[str, dict[str, Any]] = {
 LATENCY = {"prompt_tokens": 8, "new_tokens": 1, "rounds": 1, "max_rounds": 1}
 """As little as is possible where it is not looked at."""
 SPEED = {"prompt_tokens": 64, "new_tokens": 64, "rounds": 15, "max_seconds": 120.0}
+DRAWS = 10_000
 Answers = list[dict[str, Any]]
 
 
@@ -90,26 +93,18 @@ def rows_of(
 ) -> list[list[str]]:
     """Return for each way what it loses on each data set, its size, and its speed."""
 
-    def answers(seed: int, way: str, data: str) -> list[bool]:
-        found: Answers = by_seed[seed][f"{way}{seed}"]["data"][data]["answers"]
-        return [bool(answer[task.right]) for answer in found]
-
-    def losses(seed: int, way: str, data: str) -> list[int]:
-        pairs = zip(answers(seed, "merged", data), answers(seed, way, data), strict=True)
-        return [int(before) - int(after) for before, after in pairs]
-
     rows, seeds = [], range(len(by_seed))
     for way in ("merged", *ways):
         row = [way]
         for place, title in enumerate(columns(task)):
             names = [task.data(seed)[place] for seed in seeds]
-            right = [mean(answers(seed, way, names[seed])) for seed in seeds]
-            lost = [losses(seed, way, names[seed]) for seed in seeds]
+            right = [mean(answers(task, by_seed, seed, way, names[seed])) for seed in seeds]
+            lost = [losses(task, by_seed, seed, way, names[seed]) for seed in seeds]
             row.append(f"{100 * mean(right):.1f} %")
             means = [100 * mean(each) for each in lost]
             row.append(f"{mean(means):.1f} ({min(means):.1f} to {max(means):.1f})")
             if title == "fresh":
-                row.append(interval(lost, shared=len(set(names)) == 1))
+                row.append(interval(in_groups(task, len(by_seed), lost.__getitem__)))
         size = float(by_seed[0][f"{way}0"]["size"]) / 1e6
         pace = float(speed[f"{way}0"]["tokens_per_second"]) if f"{way}0" in speed else math.nan
         ratio = pace / float(speed["plain0"]["tokens_per_second"]) if speed else math.nan
@@ -117,18 +112,59 @@ def rows_of(
     return rows
 
 
-def interval(lost: list[list[int]], *, shared: bool) -> str:
-    """Return the mean loss over rows, in points, and the ends of its 95 % interval.
+def answers(
+    task: Task, by_seed: list[dict[str, Any]], seed: int, way: str, data: str
+) -> list[bool]:
+    """Return whether each answer is right."""
+    found: Answers = by_seed[seed][f"{way}{seed}"]["data"][data]["answers"]
+    return [bool(answer[task.right]) for answer in found]
 
-    `shared`: all seeds' models answered the same rows.
+
+def losses(task: Task, by_seed: list[dict[str, Any]], seed: int, way: str, data: str) -> list[int]:
+    """Return for each row 1 where the merge alone is right, -1 where it alone is wrong."""
+    pair = (answers(task, by_seed, seed, each, data) for each in ("merged", way))
+    return [int(before) - int(after) for before, after in zip(*pair, strict=True)]
+
+
+def interval(lost: Mapping[str, Sequence[Sequence[int]]]) -> str:
+    """Return the mean loss in points, and the ends of its 95 % interval.
+
+    `lost`: group of rows -> for each seed the losses of its rows. Groups and seeds are drawn anew,
+    as each might have been another (a bootstrap over both; Owen 2007, "The pigeonhole bootstrap",
+    https://doi.org/10.1214/07-AOAS122). Where no answer differs, an interval says nothing.
     """
-    rows = (
-        [mean(each) for each in zip(*lost, strict=True)]
-        if shared
-        else [x for each in lost for x in each]
-    )
-    middle, half = 100 * mean(rows), 196 * stdev(rows) / math.sqrt(len(rows))
-    return f"{middle:.2f} ({middle - half:.2f} to {middle + half:.2f})"
+    sums = np.array([[sum(seed) for seed in seeds] for seeds in lost.values()], float)
+    counts = np.array([[len(seed) for seed in seeds] for seeds in lost.values()], float)
+    mean = 100 * sums.sum() / counts.sum()
+    if not any(any(seed) for seeds in lost.values() for seed in seeds):
+        return f"{mean:.2f} (no answer differs)"
+    random, found = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        groups = np.bincount(random.integers(0, len(sums), len(sums)), minlength=len(sums))
+        seeds = np.bincount(
+            random.integers(0, sums.shape[1], sums.shape[1]), minlength=sums.shape[1]
+        )
+        total = groups @ counts @ seeds
+        # Of folds, each group has rows of one seed alone.
+        if total:
+            found.append(100 * (groups @ sums @ seeds) / total)
+    low, high = np.quantile(found, (0.025, 0.975))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def in_groups(
+    task: Task, seeds: int, losses: Callable[[int], list[int]]
+) -> dict[str, list[list[int]]]:
+    """Return the losses of fresh rows: group -> seed -> losses."""
+    found: dict[str, list[list[int]]] = {}
+    for seed in range(seeds):
+        name, lost = task.data(seed)[-1], losses(seed)
+        names = [f"{name} {number}" for number in range(len(lost))]
+        if task.group:
+            names = [task.group(row) for row in task.files[f"data/{name}.jsonl"]]
+        for group, loss in zip(names, lost, strict=True):
+            found.setdefault(group, [[] for _ in range(seeds)])[seed].append(loss)
+    return found
 
 
 def columns(task: Task) -> list[str]:
@@ -159,11 +195,13 @@ def main() -> None:
     head = []
     for title in columns(task):
         head += [title, f"loss on {title}", *(["interval"] if title == "fresh" else [])]
-    count = sum(
-        len(seed["merged" + str(i)]["data"][task.data(i)[-1]]["answers"])
-        for i, seed in enumerate(by_seed)
+    groups = in_groups(
+        task,
+        options.seeds,
+        lambda seed: losses(task, by_seed, seed, "plain", task.data(seed)[-1]),
     )
-    print(f"{count} answers of each way to fresh rows")
+    rows = sum(len(rows) for seeds in groups.values() for rows in seeds)
+    print(f"{rows} answers of each way to fresh rows in {len(groups)} groups")
     print(table(["int4 by", *head, "size", "tokens/s"], rows_of(task, by_seed, speed, ways)))
 
 

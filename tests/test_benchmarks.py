@@ -7,9 +7,9 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
-from statistics import stdev
 
 import pytest
 
@@ -71,14 +71,32 @@ def test_folds_hold_each_row_once_and_train_on_none_of_them(tmp_path: Path) -> N
     assert "a or b?" in task.recipe["rows0"]["prompt"]
 
 
-def test_a_loss_is_of_the_same_rows_and_its_interval_is_over_rows() -> None:
+def test_an_interval_is_over_groups_of_rows_and_seeds() -> None:
     from benchmarks.int4 import interval
 
-    # Two seeds that answer alike are no more rows.
-    one = [1, 0, 0, 0, -1, 1, 0, 0, 0, 0]
-    assert interval([one], shared=True) == interval([one, one], shared=True)
-    assert interval([one], shared=True).startswith("10.00 (")
-    # Other rows are.
-    assert interval([one, one], shared=False) != interval([one], shared=False)
-    mean, half = 10.0, 196 * stdev(one) / 10**0.5
-    assert interval([one], shared=False) == f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})"
+    def ends(lost: dict[str, list[list[int]]]) -> tuple[float, float, float]:
+        mean, low, high = re.findall(r"-?[0-9.]+", interval(lost))
+        return float(mean), float(low), float(high)
+
+    alone = {str(i): [[int(i < 4)], [int(i < 4)]] for i in range(40)}
+    mean, low, high = ends(alone)
+    assert mean == 10.0
+    assert 0 < low < 10 < high < 22
+    # Rows that are answered alike are fewer.
+    alike = {str(i): [[int(i < 1)] * 4, [int(i < 1)] * 4] for i in range(10)}
+    assert ends(alike)[0] == 10.0
+    assert ends(alike)[2] > high
+    # Seeds that differ widen it, too.
+    apart = {str(i): [[int(i < 8)], [0]] for i in range(40)}
+    assert ends(apart)[0] == 10.0
+    assert ends(apart)[2] > high
+    assert interval({"a": [[0, 0], [0]]}) == "0.00 (no answer differs)"
+
+
+def test_each_fresh_sentence_has_the_phrase_that_it_was_made_of() -> None:
+    from benchmarks._int4_tasks import WHAT, fresh_tones, phrase_of
+
+    phrases = {phrase for texts in WHAT.values() for phrase in texts.split("|")}
+    found = Counter(phrase_of(row) for row in fresh_tones())
+    assert found.keys() <= phrases
+    assert len(found) > 45

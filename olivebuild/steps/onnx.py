@@ -131,8 +131,8 @@ class Onnx(Step):
         "length that works",
         6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and "
         "LongRoPE is tried beyond any original context",
-        7: "of a folder from elsewhere only the files are taken that onnxruntime-genai reads",
-        8: "GPTQ's moments are damped by a tenth of their mean instead of a hundredth",
+        7: "of a folder from elsewhere only the files are taken that onnxruntime-genai reads, and "
+        "`gptq` damps moments by a tenth of their mean instead of a hundredth",
     }
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
@@ -150,8 +150,7 @@ class Onnx(Step):
     )
 
     def version_of(self, fields: OnnxFields) -> int:
-        # Of what is rounded by GPTQ, which is damped otherwise from 8 on.
-        return 7 if fields.source else 8 if fields.algorithm == "gptq" else self.version
+        return 7 if fields.source or fields.algorithm == "gptq" else self.version
 
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"

@@ -21,8 +21,8 @@ TOP, MIDDLE = np.float32(15), np.float32(8)
 DAMPING = 0.1
 """What is added to the moments' diagonal, as a share of its mean.
 
-The published value is 0.01. Beyond the rows that it is calibrated on a model loses less with 0.1:
-docs/benchmarks.md.
+The published value is 0.01. By moments of the merged model, answers to rows beyond the
+calibration's differ less with 0.1 (docs/log.md).
 """
 STEP = 128
 """Columns whose errors are taken into account one by one; the published value."""
