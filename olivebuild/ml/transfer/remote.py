@@ -19,6 +19,8 @@ from olivebuild.ml.transfer.signing import HINT
 
 PART = 5 << 20
 """Bytes of a part of an upload: the least that S3 takes. Small ones show sooner that they move."""
+PARTS = 8
+"""Parts of an upload on their way at once."""
 PIECE = 256 << 10
 """The least bytes of a piece of a download. What comes in larger ones seems silent meanwhile."""
 TRIES = 4
@@ -154,7 +156,7 @@ class Remote:
             self._prefix + name,
             parts,
             chunk_size=PART,
-            max_concurrency=2,
+            max_concurrency=PARTS,
             use_multipart=True,
         )
 
