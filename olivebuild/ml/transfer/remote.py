@@ -5,10 +5,12 @@ obstore streams both ways with bounded memory. Credentials are those of the prov
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -221,6 +223,28 @@ class Remote:
         with suppress(FileNotFoundError):
             obstore.delete(self._quick, self._prefix + name)
 
+    def delete_once(self, name: str) -> None:
+        """Delete an object that another may make again, by one request.
+
+        A second one, after an answer that was lost, could delete what is another's. Raises
+        PermissionError where the store refuses the right to delete.
+        """
+        import obstore
+
+        try:
+            obstore.delete(self._once, self._prefix + name)
+        except FileNotFoundError:
+            return
+        except Exception as e:
+            if _is_refused(e):
+                raise PermissionError(reason(e)) from None
+            raise
+
+    @cached_property
+    def _once(self) -> Any:
+        """The same place, where each request is sent once."""
+        return _impatient(self._store, {**FEW, "max_retries": 0})
+
 
 def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:
     """Return (store, prefix of its names). Raises InputError and ModuleNotFoundError."""
@@ -250,7 +274,7 @@ def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:
     raise InputError(f"{url} is no place for a remote cache", hint=f"write {FORMS}")
 
 
-def _impatient(store: Any) -> Any:
+def _impatient(store: Any, retries: dict[str, Any] | None = None) -> Any:
     """Return the same place with QUICK; a folder as it is. Credentials are not looked for again."""
     options = getattr(store, "client_options", None)
     if options is None:
@@ -260,7 +284,10 @@ def _impatient(store: Any) -> Any:
     if provider := getattr(store, "credential_provider", None):
         rest["credential_provider"] = provider
     return type(store)(
-        *where, client_options={**options, **QUICK}, retry_config=store.retry_config, **rest
+        *where,
+        client_options={**options, **QUICK},
+        retry_config=retries or store.retry_config,
+        **rest,
     )
 
 
@@ -270,6 +297,16 @@ OFFLINE = {
     "there is no connection",
     "it takes too long",
 }
+
+
+REFUSED = re.compile(r"\b403 Forbidden\b|\(code: (403|AccessDenied)\)")
+"""In errors of no class of their own: of deletions in groups, as obstore asks S3 and Azure for."""
+
+
+def _is_refused(error: Exception) -> bool:
+    """Return whether a store's error says that one has not the right."""
+    text = str(error).partition("Debug source")[0]
+    return type(error).__name__ == "PermissionDeniedError" or bool(REFUSED.search(text))
 
 
 def reason(error: BaseException) -> str:

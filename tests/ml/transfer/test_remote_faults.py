@@ -38,6 +38,25 @@ class Container(http.server.BaseHTTPRequestHandler):
         self.objects[self.path] = data
         return self._fail(fault) if fault else self._send(201)
 
+    def do_POST(self) -> None:
+        """Delete the one object of a batch.
+
+        https://learn.microsoft.com/en-us/rest/api/storageservices/blob-batch
+        """
+        data = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        fault = self._fault()
+        if fault.startswith("refused"):
+            return self._fail(fault)
+        path = data.partition("DELETE ")[2].partition(" ")[0]
+        answer = "403 Forbidden" if fault == "part" else "202 Accepted"
+        if fault != "part":
+            self.objects.pop(path)
+        if fault == "done, closed":
+            return self._fail(fault)
+        head = "Content-Type: application/http\r\nContent-ID: 0"
+        body = f"--b\r\n{head}\r\n\r\nHTTP/1.1 {answer}\r\n\r\n\r\n--b--\r\n"
+        return self._send(202, body.encode(), kind="multipart/mixed; boundary=b")
+
     def do_GET(self) -> None:
         if fault := self._fault():
             return self._fail(fault)
@@ -64,8 +83,10 @@ class Container(http.server.BaseHTTPRequestHandler):
         else:
             self._send(int(fault.rpartition(" ")[2]), code="ConditionNotMet")
 
-    def _send(self, status: int, data: bytes = b"", code: str = "") -> None:
+    def _send(self, status: int, data: bytes = b"", code: str = "", kind: str = "") -> None:
         self.send_response(status)
+        if kind:
+            self.send_header("Content-Type", kind)
         if code:
             self.send_header("x-ms-error-code", code)
         self.send_header("Content-Length", str(len(data)))
@@ -156,3 +177,39 @@ def test_a_store_that_refuses_for_good_is_told(container: type[Container], remot
     with pytest.raises(Exception, match="409"):
         remote.create("t/key", b"ours")
     assert container.objects == {}
+
+
+@pytest.mark.parametrize("fault", ["refused, 403", "part"])
+def test_who_may_not_delete_is_told_so(
+    container: type[Container], remote: Remote, fault: str
+) -> None:
+    assert remote.create("t/key", b"ours")
+    container.faults.append(("POST", fault))
+    with pytest.raises(PermissionError):
+        remote.delete_once("t/key")
+    remote.delete_once("t/key")
+    assert container.objects == {}
+
+
+@pytest.mark.parametrize("fault", ["done, closed", "refused, 500", "refused, 409"])
+def test_one_deletion_is_one_request(
+    container: type[Container], remote: Remote, fault: str
+) -> None:
+    assert remote.create("t/key", b"ours")
+    container.faults += [("POST", fault), ("POST", "part")]
+    with pytest.raises(Exception, match="bulk delete") as e:
+        remote.delete_once("t/key")
+    assert not isinstance(e.value, PermissionError)
+    assert container.faults == [("POST", "part")]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ("DeleteObjects request failed for key k: Access Denied (code: AccessDenied)", True),
+        ("DeleteObjects request failed for key k: Slow down (code: SlowDown)", False),
+        ("500 Internal Server Error\n\nDebug source: 403 Forbidden", False),
+    ],
+)
+def test_what_a_refusal_is(text: str, *, is_refused: bool) -> None:
+    assert remotes._is_refused(Exception(text)) is is_refused

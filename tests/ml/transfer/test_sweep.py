@@ -285,11 +285,12 @@ def test_a_sweep_that_is_killed_leaves_no_result_without_its_blobs(
             raise KeyboardInterrupt
         delete(name)
 
-    monkeypatch.setattr(bucket.remote, "delete", killed)
-    with pytest.raises(KeyboardInterrupt):
-        bucket.sweep()
+    with monkeypatch.context() as patched:
+        for method in ("delete", "delete_once"):
+            patched.setattr(bucket.remote, method, killed)
+        with pytest.raises(KeyboardInterrupt):
+            bucket.sweep()
     assert not bucket.has(old)
-    monkeypatch.setattr(bucket.remote, "delete", delete)
     (bucket.root / f"{SWEEP}.0").unlink()
     bucket.sweep()
     assert bucket.blobs() == set()

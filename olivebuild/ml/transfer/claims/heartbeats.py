@@ -123,26 +123,32 @@ class Heartbeats:
         """Leave an object alone from now on that names ours, though it could not be deleted."""
         with self._left_lock:
             if beat := self._beat:
-                beat.left.discard(name)
+                beat.left.pop(name, None)
 
-    def end(self, name: str) -> None:
-        """Delete an object that names ours.
+    def end(self, name: str, text: bytes) -> None:
+        """Delete an object that is ours, with a text that no other has under this name.
 
-        What can't be deleted is made nobody's, and grows old. If that fails, too, it is tried again
-        with each beat.
+        What may not be deleted is made nobody's, and grows old. What fails is tried again with each
+        beat, while the object is ours: it may have been carried out, and another one be there.
         """
         try:
-            self._drop(name)
+            self._drop(name, text)
         except Exception:  # noqa: BLE001
             # obstore's errors have no common class that is exported.
-            with self._left_lock:
-                if beat := self._beat:
-                    beat.left.add(name)
+            self.end_later(name, text)
+
+    def end_later(self, name: str, text: bytes) -> None:
+        """Delete an object that is ours, as `end` does, with the next beat."""
+        with self._left_lock:
+            if beat := self._beat:
+                beat.left[name] = text
 
     def close(self) -> None:
         """End ours, after all that names it."""
         self._ended.set()
         if beat := self._beat:
+            with suppress(Exception):
+                self._drop_left(beat)
             # One that is being written would be there again.
             with beat.lock, suppress(Exception):
                 self._remote.delete(beat.name)
@@ -197,16 +203,18 @@ class Heartbeats:
         for name in list(beat.left):
             with self._left_lock:
                 # What names one that was late may be another's by now.
-                if name in beat.left and not beat.is_late():
-                    self._drop(name)
-                    beat.left.discard(name)
+                if (text := beat.left.get(name)) is not None and not beat.is_late():
+                    if self._remote.read(name) == text:
+                        self._drop(name, text)
+                    beat.left.pop(name)
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, name: str, text: bytes) -> None:
         try:
-            self._remote.delete(name)
-        except Exception:  # noqa: BLE001
+            self._remote.delete_once(name)
+        except PermissionError:
             # Who may not delete may write.
-            self._remote.replace(name, NOBODYS)
+            if self._remote.read(name) == text:
+                self._remote.replace(name, NOBODYS)
 
 
 class _Beat:
@@ -218,8 +226,8 @@ class _Beat:
         """Held while it is written again or deleted."""
         self.written = _clock()
         """When the last write that counts began."""
-        self.left: set[str] = set()
-        """Objects that name it and could not be deleted."""
+        self.left: dict[str, bytes] = {}
+        """Objects of its process that could not be deleted, with their texts."""
         self._seconds = seconds
         self._count = 0
 

@@ -100,12 +100,22 @@ class Leases:
     def release(self, name: str) -> None:
         """Give a lease back. One that we do not hold, or were late with, is left alone.
 
-        The last number goes last: who finds it gone finds those before it gone, too.
+        The last number goes last: who finds it gone finds those before it gone, too. The others
+        are of the dead, and are deleted now or left: later they may be made anew.
         """
         with self._lock:
             is_held, held = self.is_held(name), self._held.pop(name, None)
-        for number in range(held.number + 1 if held and is_held else 0):
-            self._heartbeats.end(_object(name, number))
+        if held is None or not is_held:
+            return
+        ours, text = _object(name, held.number), held.heartbeat.encode()
+        try:
+            for number in range(held.number):
+                self._remote.delete_once(_object(name, number))
+        except Exception:  # noqa: BLE001
+            # obstore's errors have no common class. Who is on the way to the last one meets it.
+            self._heartbeats.end_later(ours, text)
+        else:
+            self._heartbeats.end(ours, text)
 
     def close(self) -> None:
         """Release all."""
@@ -127,7 +137,7 @@ class Leases:
         """Hold what was made; `before` is the dead holder of the number before, if there is one."""
         if held.number and self._holder(_object(name, held.number - 1)) != before:
             # It was released meanwhile, so that another may have made it anew.
-            self._heartbeats.end(_object(name, held.number))
+            self._heartbeats.end(_object(name, held.number), held.heartbeat.encode())
             return False
         with self._lock:
             self._held[name] = held

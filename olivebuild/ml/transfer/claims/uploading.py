@@ -75,7 +75,7 @@ class UploadMarks:
             self._wait()
             yield check
         finally:
-            self._heartbeats.end(name)
+            self._heartbeats.end(name, text)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -189,21 +189,39 @@ def test_what_can_not_be_deleted_is_made_nobodys(
             raise ConnectionError("nobody answers there")
         replace(name, data)
 
-    monkeypatch.setattr(remote, "delete", refuse)
+    monkeypatch.setattr(remote, "delete_once", refuse)
     monkeypatch.setattr(remote, "replace", cut_off)
-    beats.end("a")
+    beats.end("a", name.encode())
     assert remote.read("a") == name.encode()
     monkeypatch.setattr(remote, "replace", replace)
     wait_until(lambda: remote.read("a") == NOBODYS)
     # What is wanted again is left alone.
     remote.replace("a", name.encode())
     monkeypatch.setattr(remote, "replace", cut_off)
-    beats.end("a")
+    beats.end("a", name.encode())
     beats.keep("a")
     monkeypatch.setattr(remote, "replace", replace)
     time.sleep(0.5)
     assert beats.is_alive(name)
     assert remote.read("a") == name.encode()
+    beats.close()
+
+
+def test_what_is_another_s_by_now_is_not_made_nobodys(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = Heartbeats(remote, 0.3)
+    name = beats.name()
+    remote.replace("a", b"others")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("it may not be deleted")
+
+    monkeypatch.setattr(remote, "delete_once", refuse)
+    beats.end("a", name.encode())
+    beats.end_later("a", name.encode())
+    time.sleep(0.3)
+    assert remote.read("a") == b"others"
     beats.close()
 
 

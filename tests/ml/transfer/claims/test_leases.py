@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 
 from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS, Heartbeats
@@ -256,6 +257,112 @@ def test_what_is_released_meanwhile_is_not_taken_over(
     assert not other.take(NAME)
     assert not other.is_held(NAME)
     assert [e.name for e in third.remote.entries(LEASES)] == [f"{NAME}.0"]
+
+
+def test_what_the_dead_have_left_is_not_deleted_later(
+    client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another may have taken the next number over it meanwhile."""
+    dead, one, other, third = (client(SHORT) for _ in range(4))
+    assert dead.take(NAME)
+    dead.die()
+    time.sleep(SHORT + 0.2)
+    assert one.take(NAME)
+
+    def cut_off(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(store: Any, path: str, *values: Any, **options: Any) -> Any:
+            if path == f"{NAME}.0":
+                raise ConnectionError("nobody answers there")
+            return ask(store, path, *values, **options)
+
+        return asked
+
+    with monkeypatch.context() as patched:
+        patched.setattr(obstore, "delete", cut_off(obstore.delete))
+        patched.setattr(obstore, "put", cut_off(obstore.put))
+        one.release(NAME)
+    deadline = time.monotonic() + 10
+    while not other.take(NAME):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(SHORT)
+    assert not third.take(NAME)
+    assert other.is_held(NAME)
+
+
+def test_a_number_that_could_not_be_deleted_stays_below_ours(
+    client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who is on the way over it would hold one, and who makes the first number another."""
+    dead, other, one, slow, third = (client(SHORT) for _ in range(5))
+    assert dead.take(NAME)
+    dead.die()
+    time.sleep(SHORT + 0.2)
+    assert other.take(NAME)
+    other.die()
+    time.sleep(SHORT + 0.2)
+    assert one.take(NAME)
+    delete, create = obstore.delete, slow.remote.create
+
+    def fail(store: Any, path: str) -> None:
+        if path == f"{NAME}.1":
+            raise ConnectionError("nobody answers there")
+        delete(store, path)
+
+    def between(name: str, data: bytes) -> bool:
+        if name == f"{NAME}.2":
+            one.release(NAME)
+            assert third.take(NAME)
+        return create(name, data)
+
+    monkeypatch.setattr(obstore, "delete", fail)
+    monkeypatch.setattr(slow.remote, "create", between)
+    assert not slow.take(NAME)
+    assert third.is_held(NAME)
+    # What is left goes with a beat.
+    deadline = time.monotonic() + 10
+    while one.remote.read(f"{NAME}.2") is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_could_not_be_deleted_goes_in_the_end(
+    client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = client()
+    assert one.take(NAME)
+
+    def cut_off(*_: object) -> None:
+        raise ConnectionError("nobody answers there")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(obstore, "delete", cut_off)
+        one.release(NAME)
+    assert [e.name for e in one.remote.entries(LEASES)] == [f"{NAME}.0"]
+    one.beats.close()
+    assert list(one.remote.entries(LEASES)) == []
+
+
+def test_what_was_released_though_the_answer_was_lost_is_another_s(
+    client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third = (client(SHORT) for _ in range(3))
+    assert one.take(NAME)
+    delete = obstore.delete
+
+    def lose(store: Any, path: str) -> None:
+        delete(store, path)
+        assert other.take(NAME)
+        raise ConnectionError("the connection broke off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(obstore, "delete", lose)
+        one.release(NAME)
+    for _ in range(2):
+        assert other.remote.read(f"{NAME}.0") == other.beats.name().encode()
+        assert not third.take(NAME)
+        # A beat of it comes.
+        time.sleep(SHORT / 2)
 
 
 @pytest.mark.parametrize(
