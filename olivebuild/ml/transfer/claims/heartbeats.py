@@ -72,8 +72,11 @@ class Heartbeats:
         """Held while there comes to be another one."""
         self._fault: tuple[float, Exception] | None = None
         """When the last one could not be written, and why."""
-        self._offset: float | None = None
-        """The store's time less ours."""
+        self._offsets: tuple[float, ...] = ()
+        """The store's time less ours, as the last beats showed it.
+
+        The least counts: where that clock is put forward, the living beat anew before it does.
+        """
         self._seen: dict[str, _Seen] = {}
         self._left_lock = threading.Lock()
         """Held while what was left is deleted."""
@@ -156,9 +159,9 @@ class Heartbeats:
 
     def _now(self) -> float:
         """Return the store's time, which our heartbeat shows, or less."""
-        if self._offset is None:
+        if not self._offsets:
             self.name()
-        return _clock() + (self._offset or 0.0)
+        return _clock() + min(self._offsets)
 
     def _begin(self) -> _Beat:
         if self._fault and _clock() < self._fault[0] + RETRY:
@@ -166,17 +169,22 @@ class Heartbeats:
         beat = _Beat(f"{HEARTBEATS}/{secrets.token_hex(16)}", self.seconds * OWN)
         try:
             self._remote.replace(beat.name, beat.text())
-            written = _clock()
-            if (entry := self._remote.entry(beat.name)) is None:
-                raise StoreError("what was written there is gone", hint="is it being emptied?")
+            self._read_clock(beat)
         except Exception as e:
             self._fault = _clock(), e
             raise
-        self._offset = entry.modified.timestamp() - written
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
         return beat
+
+    def _read_clock(self, beat: _Beat) -> None:
+        """Note the store's time of a beat that was written just now."""
+        written = _clock()
+        if (entry := self._remote.entry(beat.name)) is None:
+            raise StoreError("what was written there is gone", hint="is it being emptied?")
+        offset = entry.modified.timestamp() - written
+        self._offsets = (*self._offsets[-SHARE:], offset)
 
     def _run(self) -> None:
         while not self._ended.wait(self.seconds / SHARE):
@@ -197,6 +205,7 @@ class Heartbeats:
                 self._remote.delete(beat.name)
             else:
                 beat.written = begun
+                self._read_clock(beat)
 
     def _drop_left(self, beat: _Beat) -> None:
         """Raises what the first one raises: the next beat must not wait for all."""
@@ -250,6 +259,11 @@ class _Seen:
 
 
 def _clock() -> float:
-    """Return seconds that go on while the machine is suspended, where it has such a clock."""
-    which = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if which is None else time.clock_gettime(which)
+    """Return seconds that go on while the machine is suspended, where it has such a clock.
+
+    On macOS CLOCK_MONOTONIC does, and time.monotonic() is another clock, which stands still.
+    """
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+        if (which := getattr(time, name, None)) is not None:
+            return time.clock_gettime(which)
+    return time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -223,6 +224,70 @@ def test_what_is_another_s_by_now_is_not_made_nobodys(
     time.sleep(0.3)
     assert remote.read("a") == b"others"
     beats.close()
+
+
+class Clock:
+    """The clock of a store, which is put forward and back."""
+
+    def __init__(self, root: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shift = 0.0
+        replace = remote.replace
+
+        def shifted(name: str, data: bytes) -> None:
+            replace(name, data)
+            then = time.time() + self.shift
+            os.utime(root / name, (then, then))
+
+        monkeypatch.setattr(remote, "replace", shifted)
+
+
+@pytest.fixture
+def clock(tmp_path: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(tmp_path / "remote", remote, monkeypatch)
+
+
+def test_a_clock_that_is_put_back_is_read_anew(remote: Remote, clock: Clock) -> None:
+    beats, other = Heartbeats(remote, 0.6), Heartbeats(remote, 0.6)
+    beats.name()
+    clock.shift = -1000.0
+    name = other.name()
+    time.sleep(0.3)
+    assert beats.counts(name)
+    other.close()
+    beats.close()
+
+
+def test_a_clock_that_is_put_forward_makes_nobody_dead(remote: Remote, clock: Clock) -> None:
+    beats = Heartbeats(remote, 1.2)
+    beats.name()
+    living, dead = (f"{HEARTBEATS}/{letter * 32}" for letter in "ab")
+    remote.replace(living, b"1")
+    remote.replace(dead, b"1")
+    clock.shift = 1000.0
+    # It beats each 0.4 seconds, and so does the other one.
+    time.sleep(0.6)
+    assert beats.counts(living)
+    remote.replace(living, b"2")
+    time.sleep(1.4)
+    remote.replace(living, b"3")
+    assert beats.counts(living)
+    assert not beats.counts(dead)
+    beats.close()
+
+
+def test_the_clock_goes_on_while_a_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS that is CLOCK_MONOTONIC, and time.monotonic() is another clock."""
+    clocks = {1: 5.0, 7: 9.0}
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "clock_gettime", clocks.__getitem__, raising=False)
+        patched.setattr(time, "monotonic", lambda: 2.0)
+        patched.setattr(time, "CLOCK_MONOTONIC", 1, raising=False)
+        patched.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+        assert heartbeats._clock() == 9.0
+        patched.delattr(time, "CLOCK_BOOTTIME")
+        assert heartbeats._clock() == 5.0
+        patched.delattr(time, "CLOCK_MONOTONIC")
+        assert heartbeats._clock() == 2.0
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", SECONDS), ("0", 0.0), ("2.5", 2.5)])
