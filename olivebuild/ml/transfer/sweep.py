@@ -16,7 +16,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -46,6 +46,8 @@ BATCH = 500
 LARGEST = 64 << 20
 """Bytes of a result's text, or of a mark."""
 KEY = re.compile(r"[0-9a-f]{32}")
+LEASE = re.compile(rf"({LEASES}/.+)\.([0-9]{{1,3}})")
+"""(name of a lease, number)."""
 
 
 class _Result(Struct, frozen=True, kw_only=True):
@@ -85,6 +87,7 @@ class Sweeper:
             survey = _Survey(self, limits)
             for names in survey.in_order():
                 self._delete(names)
+            self._clear_leases()
             return survey.sweep
         finally:
             self._leases.release(SWEEP)
@@ -112,20 +115,24 @@ class Sweeper:
         return blobs_of_jobs(self._remote, jobs) | self._uploading()
 
     def left(self) -> list[str]:
-        """Return what is left of the dead: leases, marks of uploads and heartbeats, a day old.
-
-        A lease whose next number is held stays: without it there would be two holders.
-        """
-        leases = self.entries(LEASES)
-        old = {_lease_in(entry) for entry in leases if self.age(entry) > DAY}
-        leases = [entry for entry in leases if _lease_in(entry) in old]
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            alive = list(pool.map(self._leases.counts, [entry.name for entry in leases]))
-        held = {_lease_in(entry) for entry, is_alive in zip(leases, alive, strict=True) if is_alive}
-        dead = [entry for entry in leases if _lease_in(entry) not in held]
-        dead += [e for e in self.entries(UPLOADS) if not goes_on(e, self._heartbeats)]
+        """Return what is left of the dead: marks of uploads and heartbeats, a day old."""
+        dead = [e for e in self.entries(UPLOADS) if not goes_on(e, self._heartbeats)]
         dead += [e for e in self.entries(HEARTBEATS) if not self._heartbeats.is_fresh(e)]
         return [entry.name for entry in dead if self.age(entry) > DAY]
+
+    def _clear_leases(self) -> None:
+        """Delete the leases of the dead that are a day old.
+
+        Each is taken for that: it may be another's since it was listed.
+        """
+        old: set[str] = set()
+        last: dict[str, int] = {}
+        for entry in self.entries(LEASES):
+            if (match := LEASE.fullmatch(entry.name)) and match[1] != SWEEP:
+                last[match[1]] = max(int(match[2]), last.get(match[1], 0))
+                if self.age(entry) > DAY:
+                    old.add(match[1])
+        self._each(lambda name: self._leases.clear(name, last[name]), sorted(old))
 
     def _uploading(self) -> set[str]:
         marks = [e for e in self.entries(UPLOADS) if goes_on(e, self._heartbeats)]
@@ -166,6 +173,9 @@ class Sweeper:
         return _Result(name=entry.name, key=key, kind=result.trace.kind, blobs=blobs)
 
     def _delete(self, names: list[str]) -> None:
+        self._each(self._remote.delete, names)
+
+    def _each(self, act: Callable[[str], None], names: list[str]) -> None:
         """Raises StoreError when the lease was lost meanwhile."""
         with ThreadPoolExecutor(PARALLEL) as pool:
             for at in range(0, len(names), BATCH):
@@ -173,7 +183,7 @@ class Sweeper:
                     raise StoreError(
                         "the sweep was held up for too long, and has stopped", hint="sweep again"
                     )
-                list(pool.map(self._remote.delete, names[at : at + BATCH]))
+                list(pool.map(act, names[at : at + BATCH]))
 
 
 class _Survey:
@@ -273,11 +283,6 @@ def _key_of(entry: Entry) -> str:
     key = entry.name.rpartition("/")[2][:32]
     is_one = KEY.fullmatch(key) and entry.name.startswith(trace_name(key))
     return key if is_one else ""
-
-
-def _lease_in(entry: Entry) -> str:
-    """Return the name of a lease without its number."""
-    return entry.name.rpartition(".")[0]
 
 
 def _is_later(body: bytes) -> bool:

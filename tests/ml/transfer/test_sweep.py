@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 
 from olivebuild.cache.key import Part, key_of
@@ -29,7 +30,7 @@ from olivebuild.ml.transfer.claims.heartbeats import HEARTBEATS, Heartbeats
 from olivebuild.ml.transfer.claims.leases import LEASES, Leases, lease_of
 from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS, UploadMarks
 from olivebuild.ml.transfer.claims.uses import use_of
-from olivebuild.ml.transfer.remote import Remote
+from olivebuild.ml.transfer.remote import Entry, Remote
 from olivebuild.ml.transfer.sweep import DAY, Sweeper
 
 MONTH = Limits(age=30 * DAY, delete=True)
@@ -238,6 +239,37 @@ def test_what_is_old_stays_while_its_heartbeat_counts(bucket: Bucket) -> None:
     hearts = {entry.name for entry in bucket.remote.entries(HEARTBEATS)}
     assert hearts == {living.name(), f"{HEARTBEATS}/{'ab' * 16}"}
     living.close()
+
+
+@pytest.mark.parametrize("when", ["listed", "deleted"])
+def test_what_is_taken_over_meanwhile_has_one_holder(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The number of the dead that is below a lease stays, or there is no lease above it."""
+    name = lease_of("ab" * 16)
+    bucket.put(f"{name}.0", f"{HEARTBEATS}/{'cd' * 16}".encode(), 2)
+    one, other = (Leases(remote, Heartbeats(remote)) for remote in (Remote(bucket.remote.url),) * 2)
+    entries, delete = bucket.remote.entries, obstore.delete
+    took: list[bool] = []
+
+    def listed(folder: str) -> list[Entry]:
+        found = list(entries(folder))
+        if folder == f"{LEASES}/" and not took:
+            took.append(one.take(name))
+        return found
+
+    def deleted(store: Any, path: str) -> None:
+        if path == f"{name}.0" and not took:
+            took.append(one.take(name))
+        delete(store, path)
+
+    if when == "listed":
+        monkeypatch.setattr(bucket.remote, "entries", listed)
+    else:
+        monkeypatch.setattr(obstore, "delete", deleted)
+    bucket.sweep()
+    assert len(took) == 1
+    assert other.take(name) is not took[0]
 
 
 def test_an_upload_that_begins_meanwhile_waits_and_is_whole(

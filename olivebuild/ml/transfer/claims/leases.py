@@ -52,13 +52,13 @@ class Leases:
         self._is_tried = False
         self._lock = threading.Lock()
 
-    def take(self, name: str) -> bool:
+    def take(self, name: str, numbers: int = MOST) -> bool:
         """Return whether we hold a lease now; it is kept until it is released.
 
         Where the store keeps none, or all numbers are of the dead, the answer is yes.
         """
         before: str | None = None
-        for number in range(MOST):
+        for number in range(numbers):
             if not self.are_kept or self.is_held(name):
                 return True
             place, ours = _object(name, number), self._heartbeats.name()
@@ -92,11 +92,6 @@ class Leases:
                 return holder is not None
         return False
 
-    def counts(self, place: str) -> bool:
-        """Return whether the holder of an object of a lease is alive."""
-        holder = self._holder(place)
-        return holder is not None and self._counts(place, holder)
-
     def release(self, name: str) -> None:
         """Give a lease back. One that we do not hold, or were late with, is left alone.
 
@@ -116,6 +111,20 @@ class Leases:
             self._heartbeats.end_later(ours, text)
         else:
             self._heartbeats.end(ours, text)
+
+    def clear(self, name: str, last: int) -> None:
+        """Delete what the dead have left of a lease; `last` is its last number that was seen.
+
+        It is taken for that, so that nobody takes it meanwhile.
+        """
+        # The number after the last is looked at, too: there is none that is not of the dead.
+        self.take(name, last + 2)
+        if self.is_held(name):
+            for number in range(self._held[name].number + 1, last + 1):
+                holder = self._holder(place := _object(name, number))
+                if holder is not None and not self._counts(place, holder):
+                    self._remote.delete_once(place)
+        self.release(name)
 
     def close(self) -> None:
         """Release all."""

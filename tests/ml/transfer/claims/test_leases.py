@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -363,6 +363,19 @@ def test_what_was_released_though_the_answer_was_lost_is_another_s(
         assert not third.take(NAME)
         # A beat of it comes.
         time.sleep(SHORT / 2)
+
+
+@pytest.mark.parametrize("numbers", [range(3), range(1, 3), [0, 2], range(MOST)])
+def test_what_the_dead_have_left_is_cleared(client: Make, numbers: Iterable[int]) -> None:
+    one, holder = client(), client()
+    for number in numbers:
+        one.remote.replace(f"{NAME}.{number}", f"{HEARTBEATS}/{'ab' * 16}".encode())
+    one.clear(NAME, max(numbers))
+    assert list(one.remote.entries(LEASES)) == []
+    assert holder.take(NAME)
+    one.clear(NAME, 0)
+    assert not one.take(NAME)
+    assert [e.name for e in one.remote.entries(LEASES)] == [f"{NAME}.0"]
 
 
 @pytest.mark.parametrize(
