@@ -6,6 +6,7 @@ obstore streams both ways with bounded memory. Credentials are those of the prov
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ from olivebuild.ml.transfer.signing import HINT
 PART = 5 << 20
 """Bytes of a part of an upload: the least that S3 takes. Small ones show sooner that they move."""
 PARTS = 8
-"""Parts of an upload on their way at once."""
+"""Parts of an upload on their way at once, where it is the only one in parts."""
 PIECE = 256 << 10
 """The least bytes of a piece of a download. What comes in larger ones seems silent meanwhile."""
 TRIES = 4
@@ -75,6 +76,8 @@ class Remote:
         self._quick = _impatient(self._store)
         """The same place, for small objects."""
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._lock, self._in_parts = threading.Lock(), 0
+        """Uploads in parts that are under way."""
         self.read_only = parts.scheme in ("http", "https")
 
     def read(self, name: str, limit: int = SMALL) -> bytes | None:
@@ -153,14 +156,21 @@ class Remote:
             data = b"".join(parts)
             obstore.put(self._store, self._prefix + name, data, use_multipart=False)
             return
-        obstore.put(
-            self._store,
-            self._prefix + name,
-            parts,
-            chunk_size=PART,
-            max_concurrency=PARTS,
-            use_multipart=True,
-        )
+        with self._lock:
+            self._in_parts += 1
+            at_once = max(2, PARTS // self._in_parts)
+        try:
+            obstore.put(
+                self._store,
+                self._prefix + name,
+                parts,
+                chunk_size=PART,
+                max_concurrency=at_once,
+                use_multipart=True,
+            )
+        finally:
+            with self._lock:
+                self._in_parts -= 1
 
     def create(self, name: str, data: bytes) -> bool:
         """Put a small object where there is none; return whether it is ours that is there.
