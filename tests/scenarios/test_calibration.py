@@ -37,7 +37,7 @@ def afresh(place: Place, tmp_path: Path) -> Place:
     return Place(folder, tmp_path / "empty")
 
 
-@pytest.mark.parametrize("moments", ["base", "merged"])
+@pytest.mark.parametrize("moments", ["base", pytest.param("merged", marks=pytest.mark.slow)])
 def test_an_edited_model_is_that_of_a_build_from_scratch(
     moments: str, copied: Place, tmp_path: Path
 ) -> None:

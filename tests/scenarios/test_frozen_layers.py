@@ -129,9 +129,9 @@ def test_a_weight_that_is_away_takes_no_memory(deep: Path, tmp_path: Path) -> No
     ("count", "asked"),
     [
         (2, {}),
-        (3, {"fields": {"dropout": 0.2}}),
-        (2, {"fields": {"method": "qlora"}}),
-        (2, {"base": "fp8"}),
+        pytest.param(3, {"fields": {"dropout": 0.2}}, marks=pytest.mark.slow),
+        pytest.param(2, {"fields": {"method": "qlora"}}, marks=pytest.mark.slow),
+        pytest.param(2, {"base": "fp8"}, marks=pytest.mark.slow),
     ],
 )
 def test_shared_weights_change_no_byte(
@@ -169,7 +169,7 @@ def test_one_process_alone_shares_with_nobody(deep: Path, data: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("way", "asked"),
     [
-        ({"shard": "base"}, {"order": "append"}),
+        pytest.param({"shard": "base"}, {"order": "append"}, marks=pytest.mark.slow),
         ({"offload": "cpu"}, {"fields": {"method": "qlora"}}),
     ],
 )
@@ -240,7 +240,7 @@ print("kept", layers.kept, "of", weights)
 """
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_each_process_keeps_its_part_and_no_more(count: int, deep: Path, tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(

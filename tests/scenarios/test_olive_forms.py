@@ -87,7 +87,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "QLoRA"])
+@pytest.mark.parametrize("kind", [pytest.param("LoRA", marks=pytest.mark.slow), "QLoRA"])
 def test_all_forms_of_a_workflow_make_the_same(
     kind: str, place: Place, azure: Azure, tiny_model: Path
 ) -> None:

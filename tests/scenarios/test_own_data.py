@@ -14,10 +14,15 @@ from tests.support.own_data import SHAPES
 
 pytestmark = pytest.mark.scenario
 # What a latency is to within 5 % decides none of these gates.
+IN_CI = ("chat", "tickets")
+"""Shapes that each change is tried on; the others take as long, and are slow tests."""
 QUICKLY = ("--set", "bench.latency.max_seconds=0.1", "--set", "bench.latency.rounds=2")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(s, marks=() if s in IN_CI else pytest.mark.slow) for s in SHAPES],
+)
 def test_a_first_build_decides(place: Place, tiny_model: Path, shape: str) -> None:
     shutil.copytree(tiny_model, place.folder / "model")
     make, options = SHAPES[shape]
