@@ -19,9 +19,15 @@ class JobState(StrEnum):
     ENDED = "ended"
     """Its process is gone, and is not to be started again by itself."""
     LOST = "lost"
-    """Its process or its node is gone, or the site has forgotten it: it may be started again.
+    """The site took its node from it: it is to be started again.
 
-    Its folder, in which an outcome may lie, is not looked at.
+    A scheduler that does so may send SIGTERM to what is left of the job.
+    """
+    GONE = "gone"
+    """It is not there, and the site does not know why: it is to be started again, unless it was
+    stopped.
+
+    Neither for LOST nor for GONE its folder is looked at, in which an outcome may lie.
     """
 
 

@@ -148,7 +148,7 @@ class AzureML:
     def state(self, name: str) -> JobState:
         """Raises BuildError where the workspace can't be asked for a while."""
         job = self._job(name)
-        return STATES.get(_status(job), JobState.RUNNING) if job else JobState.LOST
+        return STATES.get(_status(job), JobState.RUNNING) if job else JobState.GONE
 
     def ending(self, name: str) -> str:
         job = self._job(name)

@@ -150,7 +150,7 @@ class DockerLauncher:
     def state(self, ident: str) -> JobState:
         """Raises StepError where the daemon does not answer."""
         about = _inspect(ident)
-        return STATES.get(about.get("Status", ""), JobState.LOST) if about else JobState.LOST
+        return STATES.get(about.get("Status", ""), JobState.LOST) if about else JobState.GONE
 
     def ending(self, ident: str) -> str:
         about = _inspect(ident)

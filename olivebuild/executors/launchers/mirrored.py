@@ -51,7 +51,7 @@ class Service(Protocol):
         """
 
     def state(self, name: str) -> JobState:
-        """LOST for a name that it does not know. Raises BuildError where it can't be asked."""
+        """GONE for a name that it does not know. Raises BuildError where it can't be asked."""
 
     def ending(self, name: str) -> str:
         """Return a line of what it says of a job that waits or has ended; "" for nothing."""
@@ -113,7 +113,7 @@ class MirroredLauncher:
             process = self._process()
             process.follow(ident)
             state = self._service.state(record.name)
-            if state not in (JobState.ENDED, JobState.LOST):
+            if state in (JobState.QUEUED, JobState.RUNNING):
                 return state
             return self._end(folder, record, state, process.ask("settle", ident))
 
@@ -157,7 +157,7 @@ class MirroredLauncher:
             _keep(folder, Record(name=name, sent=True))
 
     def _is_there(self, record: Record) -> bool:
-        return self._service.state(record.name) is not JobState.LOST
+        return self._service.state(record.name) is not JobState.GONE
 
     def _end(
         self, folder: JobFolder, record: Record, state: JobState, answer: Mapping[str, Any]
@@ -170,7 +170,7 @@ class MirroredLauncher:
         code = answer["code"]
         if answer["outcome"]:
             return JobState.ENDED
-        if answer["refused"] or code == AGAIN or state is JobState.LOST:
+        if answer["refused"] or code == AGAIN or state in (JobState.LOST, JobState.GONE):
             return JobState.LOST
         if code == STOPPED:
             folder.mark("stopped")

@@ -64,7 +64,7 @@ class ProcessLauncher:
     def state(self, ident: str) -> JobState:
         pid = self._pid(ident)
         if pid is None:
-            return JobState.LOST
+            return JobState.GONE
         return JobState.QUEUED if _waits(pid) else JobState.RUNNING
 
     def ending(self, ident: str) -> str:

@@ -175,10 +175,10 @@ class SlurmLauncher:
         """Return what has become of a job. Raises BuildError where the controller is silent.
 
         A job that the controller has forgotten (MinJobAge after its end, 5 minutes mostly) is
-        LOST: whoever asks has looked at its folder first.
+        GONE: whoever asks has looked at its folder first.
         """
         known = self._look(ident)
-        return known.job_state if known else JobState.LOST
+        return known.job_state if known else JobState.GONE
 
     def ending(self, ident: str) -> str:
         """Return what Slurm says of a job that waits or has ended: `PENDING (Resources)`."""

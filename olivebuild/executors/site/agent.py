@@ -277,7 +277,7 @@ class Agent:
         """Ask the launcher. Raises BuildError where it has not known for `silent` seconds."""
         ident = folder.ident
         try:
-            state = self._launcher.state(ident) if ident else JobState.LOST
+            state = self._launcher.state(ident) if ident else JobState.GONE
         except BuildError as e:
             # A scheduler that is started anew is away for a while, and jobs go on.
             since = seen.silent_since if seen and seen.silent_since else now
@@ -287,7 +287,11 @@ class Agent:
             return Seen(before, now, silent_since=since, why=e.fact)
         if state is JobState.ENDED and folder.is_to_begin_again:
             state = JobState.LOST
-        if state is JobState.LOST and (folder.is_stopped or folder.time_is_up):
+        if state is JobState.GONE:
+            # Whoever stopped it did so past the launcher. A job that is LOST got SIGTERM, and says
+            # that it was stopped, where its scheduler cleared what was left of it.
+            state = JobState.ENDED if folder.is_stopped else JobState.LOST
+        if state is JobState.LOST and folder.time_is_up:
             state = JobState.ENDED
         if state not in (JobState.ENDED, JobState.LOST):
             return Seen(state, now)

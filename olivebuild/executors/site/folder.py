@@ -19,7 +19,7 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, get_args
 
 from olivebuild.core import text
 from olivebuild.core.errors import StoreError, of_disk
@@ -31,6 +31,7 @@ from olivebuild.executors.site.portable import PortableAction, PortableOutcome
 KEY = re.compile(r"[0-9a-f]{32}")
 TIME_IS_UP = "time-is-up"
 """A file of a job that was ended since it may run no longer."""
+Mark = Literal["stopped", "again"]
 PRIVATE = 0o600
 """Rows and models of others' are nobody else's on that machine."""
 
@@ -123,13 +124,19 @@ class JobFolder:
             return ""
         return f"its `time:` of {text.seconds(seconds)} is up"
 
-    def mark(self, name: str) -> None:
-        """Say why there is no outcome: `stopped` or `again`. Raises StoreError."""
+    def mark(self, name: Mark) -> None:
+        """Say why there is no outcome. Raises StoreError."""
         self._write(name, b"")
+
+    def unmark(self) -> None:
+        """Forget why there was no outcome: a scheduler has started the same attempt anew."""
+        for name in get_args(Mark):
+            (self.path / name).unlink(missing_ok=True)
 
     def begin(self) -> None:
         """Forget how an earlier attempt ended; what it said stays."""
-        for name in ("outcome.json", "stopped", "again", "id", TIME_IS_UP):
+        self.unmark()
+        for name in ("outcome.json", "id", TIME_IS_UP):
             (self.path / name).unlink(missing_ok=True)
 
     def clear(self) -> None:

@@ -72,6 +72,7 @@ class Job:
                 if self._folder.read_outcome():
                     # It ended while this attempt waited.
                     return 0
+                self._folder.unmark()
                 return self._outcome()
         except Superseded:
             return AGAIN

@@ -91,7 +91,7 @@ def test_a_job_runs_with_this_code_and_its_variables(
     assert not [line for line in service.asked[asked:] if "startPendingUpload" in line]
     wait(azure, "two", JobState.ENDED)
     assert "Failed" in azure.ending("two")
-    assert azure.state("three") is JobState.LOST
+    assert azure.state("three") is JobState.GONE
 
 
 def test_cancelled_while_it_runs_and_while_it_waits(

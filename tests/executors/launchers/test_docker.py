@@ -80,7 +80,7 @@ def test_a_job_ends_in_its_time(docker: DockerLauncher, tmp_path: Path) -> None:
 
 
 def test_a_container_that_is_gone(docker: DockerLauncher) -> None:
-    assert docker.state("0123456789ab") is JobState.LOST
+    assert docker.state("0123456789ab") is JobState.GONE
     assert docker.ending("0123456789ab") == "its container is gone"
     docker.cancel("0123456789ab")
 

@@ -60,7 +60,7 @@ class Nodes:
 
     def state(self, name: str) -> JobState:
         if name not in self.processes:
-            return JobState.LOST
+            return JobState.GONE
         code = self.processes[name].poll()
         if code is None:
             return JobState.RUNNING

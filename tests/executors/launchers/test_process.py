@@ -26,7 +26,7 @@ def job(folder: Path, text: str) -> list[str]:
 
 
 def is_over(launcher: Launcher, ident: str) -> bool:
-    return launcher.state(ident) is JobState.LOST
+    return launcher.state(ident) is JobState.GONE
 
 
 def test_a_job_runs_apart_and_ends(tmp_path: Path) -> None:
@@ -46,12 +46,12 @@ def test_another_agent_knows_a_job(tmp_path: Path) -> None:
     assert other.state(ident) in (JobState.QUEUED, JobState.RUNNING)
     wait_for(lambda: other.state(ident) is JobState.RUNNING)
     other.cancel(ident)
-    assert first.state(ident) is JobState.LOST
+    assert first.state(ident) is JobState.GONE
     # The number may be given to another process, which then began at another time.
-    assert other.state(ident) is JobState.LOST
-    assert other.state(f"{os.getpid()} a 1") is JobState.LOST
-    assert other.state(f"{os.getpid()}") is JobState.LOST
-    assert other.state("nonsense") is JobState.LOST
+    assert other.state(ident) is JobState.GONE
+    assert other.state(f"{os.getpid()} a 1") is JobState.GONE
+    assert other.state(f"{os.getpid()}") is JobState.GONE
+    assert other.state("nonsense") is JobState.GONE
 
 
 def test_one_after_the_other_on_one_processor(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_node_that_is_down_refuses_nothing(
 
 
 def test_a_job_that_slurm_has_forgotten_is_lost(launcher: SlurmLauncher) -> None:
-    assert launcher.state("999999") == JobState.LOST
+    assert launcher.state("999999") == JobState.GONE
     assert launcher.ending("999999") == ""
     launcher.cancel("999999")
 

@@ -14,7 +14,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import InputError, StepError
 from olivebuild.executors.site import agent as module
 from olivebuild.executors.site.agent import Agent, open_launcher
-from olivebuild.executors.site.folder import TIME_IS_UP, JobFolder
+from olivebuild.executors.site.folder import TIME_IS_UP, JobFolder, Mark
 from olivebuild.executors.site.frames import Frame
 from olivebuild.executors.site.portable import PortableOutcome
 from tests.executors.site.test_portable import action
@@ -99,13 +99,19 @@ def test_what_is_lost_is_started_again_at_once(place: Place) -> None:
 @pytest.mark.parametrize(
     ("said", "mark", "state"),
     [
-        (JobState.ENDED, "", "ended"),
+        (JobState.ENDED, None, "ended"),
         (JobState.ENDED, "again", "lost"),
-        (JobState.LOST, "", "lost"),
-        (JobState.LOST, "stopped", "ended"),
+        (JobState.LOST, None, "lost"),
+        # The scheduler took its node, and told what was left of the job to end.
+        (JobState.LOST, "stopped", "lost"),
+        (JobState.GONE, None, "lost"),
+        (JobState.GONE, "again", "lost"),
+        (JobState.GONE, "stopped", "ended"),
     ],
 )
-def test_what_has_become_of_a_job(place: Place, said: JobState, mark: str, state: str) -> None:
+def test_what_has_become_of_a_job(
+    place: Place, said: JobState, mark: Mark | None, state: str
+) -> None:
     place.submit()
     if mark:
         place.folder.mark(mark)
@@ -115,7 +121,7 @@ def test_what_has_become_of_a_job(place: Place, said: JobState, mark: str, state
     assert news["ending"] == "told by the scheduler"
 
 
-@pytest.mark.parametrize("said", [JobState.ENDED, JobState.LOST])
+@pytest.mark.parametrize("said", [JobState.ENDED, JobState.LOST, JobState.GONE])
 def test_a_job_whose_time_is_up_says_so_and_is_not_started_again(
     place: Place, said: JobState
 ) -> None:

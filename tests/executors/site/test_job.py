@@ -102,3 +102,9 @@ def test_a_job_that_is_asked_to_stop(tmp_path: Path) -> None:
     assert process.wait() == STOPPED
     assert job.folder.is_stopped
     assert job.folder.read_outcome() is None
+    # A scheduler that took its node puts it back into the queue.
+    process = job.start()
+    wait_for(lambda: not job.folder.is_stopped)
+    process.kill()
+    process.wait()
+    assert not job.folder.is_stopped
