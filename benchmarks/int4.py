@@ -6,7 +6,7 @@
 
 Each seed trains an adapter, whose merge is converted in each way; `aware` has an adapter of its
 own, of the same seed. All are judged on rows that were held out, and on fresh ones that nothing was
-chosen by: 240, drawn by benchmarks/_int4_tasks.py, or folds, each judged by the seed that was not
+chosen by: 240, drawn by benchmarks/_seeded_tasks.py, or folds, each judged by the seed that was not
 trained on it. A loss is in points of right answers against the merge of the same seed, in brackets
 the least and the most of a seed. Its interval (95 %) is over fresh rows and seeds, both drawn anew.
 Tokens a second are those of the first seed's models, measured in turns
@@ -16,24 +16,28 @@ by one benchmark target, as a ratio to plain int4.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-import yaml
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks._int4_tasks import ROOT, Task, task_of
-from benchmarks._measure import run, table
+from benchmarks._measure import table
+from benchmarks._seeded_tasks import (
+    LATENCY,
+    Task,
+    build,
+    in_groups,
+    interval,
+    merged,
+    prepare,
+    task_of,
+)
 
-OLIVEBUILD = [sys.executable, "-m", "olivebuild"]
 CALIBRATED = {"algorithm": "gptq"}
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -44,10 +48,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "aware": {},
 }
 """Conversion -> its options; that of `aware` is plain, of another adapter."""
-LATENCY = {"prompt_tokens": 8, "new_tokens": 1, "rounds": 1, "max_rounds": 1}
-"""As little as is possible where it is not looked at."""
 SPEED = {"prompt_tokens": 64, "new_tokens": 64, "rounds": 15, "max_seconds": 120.0}
-DRAWS = 10_000
 Answers = list[dict[str, Any]]
 
 
@@ -76,18 +77,6 @@ def recipe(task: Task, seeds: int, ways: list[str]) -> dict[str, Any]:
     return {"version": 1, "default": "bench0", "targets": targets}
 
 
-def merged(adapter: str) -> dict[str, str]:
-    return {"kind": "merged", "model": "base", "adapter": adapter}
-
-
-def build(work: Path, name: str) -> dict[str, Any]:
-    """Build a benchmark, and return its models' metrics."""
-    run([*OLIVEBUILD, "build", name], folder=work)
-    text = (work / "build" / name / "metrics.json").read_text("utf-8")
-    models: dict[str, Any] = json.loads(text)["models"]
-    return models
-
-
 def rows_of(
     task: Task, by_seed: list[dict[str, Any]], speed: dict[str, Any], ways: list[str]
 ) -> list[list[str]]:
@@ -104,7 +93,7 @@ def rows_of(
             means = [100 * mean(each) for each in lost]
             row.append(f"{mean(means):.1f} ({min(means):.1f} to {max(means):.1f})")
             if title == "fresh":
-                row.append(interval(in_groups(task, len(by_seed), lost.__getitem__)))
+                row.append(ends(in_groups(task, len(by_seed), lost.__getitem__)))
         size = float(by_seed[0][f"{way}0"]["size"]) / 1e6
         pace = float(speed[f"{way}0"]["tokens_per_second"]) if f"{way}0" in speed else math.nan
         ratio = pace / float(speed["plain0"]["tokens_per_second"]) if speed else math.nan
@@ -126,45 +115,12 @@ def losses(task: Task, by_seed: list[dict[str, Any]], seed: int, way: str, data:
     return [int(before) - int(after) for before, after in zip(*pair, strict=True)]
 
 
-def interval(lost: Mapping[str, Sequence[Sequence[int]]]) -> str:
-    """Return the mean loss in points, and the ends of its 95 % interval.
-
-    `lost`: group of rows -> for each seed the losses of its rows. Groups and seeds are drawn anew,
-    as each might have been another (a bootstrap over both; Owen 2007, "The pigeonhole bootstrap",
-    https://doi.org/10.1214/07-AOAS122). Where no answer differs, an interval says nothing.
-    """
-    sums = np.array([[sum(seed) for seed in seeds] for seeds in lost.values()], float)
-    counts = np.array([[len(seed) for seed in seeds] for seeds in lost.values()], float)
-    mean = 100 * sums.sum() / counts.sum()
+def ends(lost: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Return a mean loss in points and its interval; where no answer differs, there is none."""
+    mean, low, high = (100 * x for x in interval(lost))
     if not any(any(seed) for seeds in lost.values() for seed in seeds):
         return f"{mean:.2f} (no answer differs)"
-    random, found = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        groups = np.bincount(random.integers(0, len(sums), len(sums)), minlength=len(sums))
-        seeds = np.bincount(
-            random.integers(0, sums.shape[1], sums.shape[1]), minlength=sums.shape[1]
-        )
-        total = groups @ counts @ seeds
-        # Of folds, each group has rows of one seed alone.
-        if total:
-            found.append(100 * (groups @ sums @ seeds) / total)
-    low, high = np.quantile(found, (0.025, 0.975))
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
-
-
-def in_groups(
-    task: Task, seeds: int, losses: Callable[[int], list[int]]
-) -> dict[str, list[list[int]]]:
-    """Return the losses of fresh rows: group -> seed -> losses."""
-    found: dict[str, list[list[int]]] = {}
-    for seed in range(seeds):
-        name, lost = task.data(seed)[-1], losses(seed)
-        names = [f"{name} {number}" for number in range(len(lost))]
-        if task.group:
-            names = [task.group(row) for row in task.files[f"data/{name}.jsonl"]]
-        for group, loss in zip(names, lost, strict=True):
-            found.setdefault(group, [[] for _ in range(seeds)])[seed].append(loss)
-    return found
 
 
 def columns(task: Task) -> list[str]:
@@ -203,22 +159,6 @@ def main() -> None:
     rows = sum(len(rows) for seeds in groups.values() for rows in seeds)
     print(f"{rows} answers of each way to fresh rows in {len(groups)} groups")
     print(table(["int4 by", *head, "size", "tokens/s"], rows_of(task, by_seed, speed, ways)))
-
-
-def prepare(work: Path, task: Task, content: dict[str, Any]) -> None:
-    """Write the recipe and its files."""
-    for folder in ("tone", "extract"):
-        data = ROOT / "recipes" / folder
-        for path in (*data.glob("data/*"), *data.glob("*.json")):
-            place = work / path.relative_to(data)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(path.read_bytes())
-    for name, rows in task.files.items():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        (work / name).write_text("".join(lines), "utf-8")
-    lock = (ROOT / "recipes/tone/olivebuild.lock").read_bytes()
-    (work / "olivebuild.lock").write_bytes(lock)
-    (work / "olivebuild.yaml").write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def test_each_check_that_is_left_out_is_one(module: str, name: str) -> None:
 
 
 def test_fresh_rows_are_none_of_the_recipes() -> None:
-    from benchmarks._int4_tasks import FRESH, ROOT, fresh_orders, fresh_tones
+    from benchmarks._seeded_tasks import FRESH, ROOT, fresh_orders, fresh_tones
 
     def texts(path: str, field: str) -> set[str]:
         lines = (ROOT / "recipes" / path).read_text("utf-8").splitlines()
@@ -55,7 +54,7 @@ def test_fresh_rows_are_none_of_the_recipes() -> None:
 
 
 def test_folds_hold_each_row_once_and_train_on_none_of_them(tmp_path: Path) -> None:
-    from benchmarks._int4_tasks import task_of
+    from benchmarks._seeded_tasks import task_of
 
     rows = [{"phrase": f"row {i // 2}", "tone": "ab"[i % 2]} for i in range(22)]
     path = tmp_path / "rows.jsonl"
@@ -72,29 +71,26 @@ def test_folds_hold_each_row_once_and_train_on_none_of_them(tmp_path: Path) -> N
 
 
 def test_an_interval_is_over_groups_of_rows_and_seeds() -> None:
-    from benchmarks.int4 import interval
-
-    def ends(lost: dict[str, list[list[int]]]) -> tuple[float, float, float]:
-        mean, low, high = re.findall(r"-?[0-9.]+", interval(lost))
-        return float(mean), float(low), float(high)
+    from benchmarks._seeded_tasks import interval
+    from benchmarks.int4 import ends
 
     alone = {str(i): [[int(i < 4)], [int(i < 4)]] for i in range(40)}
-    mean, low, high = ends(alone)
-    assert mean == 10.0
-    assert 0 < low < 10 < high < 22
+    mean, low, high = interval(alone)
+    assert mean == 0.1
+    assert 0 < low < 0.1 < high < 0.22
     # Rows that are answered alike are fewer.
     alike = {str(i): [[int(i < 1)] * 4, [int(i < 1)] * 4] for i in range(10)}
-    assert ends(alike)[0] == 10.0
-    assert ends(alike)[2] > high
+    assert interval(alike)[0] == 0.1
+    assert interval(alike)[2] > high
     # Seeds that differ widen it, too.
     apart = {str(i): [[int(i < 8)], [0]] for i in range(40)}
-    assert ends(apart)[0] == 10.0
-    assert ends(apart)[2] > high
-    assert interval({"a": [[0, 0], [0]]}) == "0.00 (no answer differs)"
+    assert interval(apart)[0] == 0.1
+    assert interval(apart)[2] > high
+    assert ends({"a": [[0, 0], [0]]}) == "0.00 (no answer differs)"
 
 
 def test_each_fresh_sentence_has_the_phrase_that_it_was_made_of() -> None:
-    from benchmarks._int4_tasks import WHAT, fresh_tones, phrase_of
+    from benchmarks._seeded_tasks import WHAT, fresh_tones, phrase_of
 
     phrases = {phrase for texts in WHAT.values() for phrase in texts.split("|")}
     found = Counter(phrase_of(row) for row in fresh_tones())
