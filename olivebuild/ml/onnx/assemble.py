@@ -5,7 +5,7 @@ Only tensors whose sources changed are computed; all others are blobs of the sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -54,19 +54,8 @@ def assemble(
 
     Raises NotFinite.
     """
-    by_name, derived = weights.by_name, Derived(store)
-    key_of = rounder.key if rounder else TensorRecipe.key
-    keys = [key_of(recipe, by_name) for recipe in skeleton.tensors]
-    stored = derived.get(dict.fromkeys(keys))
-    recipes = dict(zip(keys, skeleton.tensors, strict=True))
-    computed = _compute_missing(store, scratch, recipes, stored, by_name, rounder)
-    # A tensor of a file that was edited meanwhile must not be remembered as what the file held
-    # before.
-    weights.check_unchanged(store)
-    derived.put(computed)
-    if rounder:
-        rounder.computed(recipes, stored | computed)
-    runs = _runs(store, (folder / CONSTANTS).read_bytes(), skeleton, keys, stored | computed)
+    keys, parts, computed = tensors_of(store, scratch, skeleton.tensors, weights, rounder)
+    runs = _runs(store, (folder / CONSTANTS).read_bytes(), skeleton, keys, parts)
     entries = [
         store.put_file(path, path.name, scratch)
         for path in sorted(folder.iterdir())
@@ -74,9 +63,35 @@ def assemble(
     ]
     entries.append(Entry.of_runs(skeleton.data, runs))
     return Manifest(tuple(sorted(entries, key=lambda e: e.name))), {
-        "tensors_computed": len(computed),
-        "tensors_known": len(stored),
+        "tensors_computed": computed,
+        "tensors_known": len(parts) - computed,
     }
+
+
+def tensors_of(
+    store: Store,
+    scratch: Path,
+    recipes: Sequence[TensorRecipe],
+    weights: Weights,
+    rounder: Rounder | None,
+) -> tuple[list[str], dict[str, Blobs], int]:
+    """Return each tensor's key, the blobs of all by key, and how many were computed.
+
+    Raises NotFinite.
+    """
+    by_name, derived = weights.by_name, Derived(store)
+    key_of = rounder.key if rounder else TensorRecipe.key
+    keys = [key_of(recipe, by_name) for recipe in recipes]
+    stored = derived.get(dict.fromkeys(keys))
+    by_key = dict(zip(keys, recipes, strict=True))
+    computed = _compute_missing(store, scratch, by_key, stored, by_name, rounder)
+    # A tensor of a file that was edited meanwhile must not be remembered as what the file held
+    # before.
+    weights.check_unchanged(store)
+    derived.put(computed)
+    if rounder:
+        rounder.computed(by_key, stored | computed)
+    return keys, stored | computed, len(computed)
 
 
 def _compute_missing(

@@ -270,6 +270,26 @@ def _weight(node: Source, weights: Mapping[str, Weight]) -> Weight:
     return weight
 
 
+def stacked_rows(view: View, *, cast: bool = False) -> list[tuple[str, int, int]] | None:
+    """Return the (weight, first row, end) that a view [n, k] holds one after the other.
+
+    None where it holds anything else; `cast` numbers count as the weight's own.
+    """
+    node, shape = view.of, view.shape
+    if len(shape) != 2 or view.strides != (shape[1], 1):
+        return None
+    if isinstance(node, Source) and node.shape[1:] == shape[1:]:
+        start = view.offset // shape[1]
+        whole = view.offset == start * shape[1]
+        return [(node.weight, start, start + shape[0])] if whole else None
+    if cast and isinstance(node, Cast) and node.shape == shape and not view.offset:
+        return stacked_rows(node.part, cast=True)
+    if isinstance(node, Concat) and node.dim == 0 and node.shape == shape and not view.offset:
+        parts = [stacked_rows(part, cast=cast) for part in node.parts]
+        return None if None in parts else [rows for part in parts for rows in part or ()]
+    return None
+
+
 def rows_of(view: View, weights: Mapping[str, Weight]) -> Rows:
     """Return a function that gives the view a few rows at a time.
 

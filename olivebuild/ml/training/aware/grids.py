@@ -14,7 +14,7 @@ from olivebuild.core.errors import InputError
 from olivebuild.core.fs import trees
 from olivebuild.ml.nn.aware import layers
 from olivebuild.ml.nn.aware.rounding import Grid
-from olivebuild.ml.onnx.skeleton import Concat, Skeleton, Source, TensorRecipe, View
+from olivebuild.ml.onnx.skeleton import Skeleton, TensorRecipe, stacked_rows
 from olivebuild.ml.onnx.skeleton_cache import skeleton_of
 from olivebuild.ml.weights.lora import open_input
 from olivebuild.ml.weights.view import Weights
@@ -105,8 +105,10 @@ def grids_of(skeleton: Skeleton, weights: Weights) -> tuple[dict[str, Grid], set
         if recipe.quantised is None:
             exact |= recipe.sources()
             continue
-        view = recipe.view.transposed
-        for name, start, end in _rows_in(view):
+        stacked = stacked_rows(recipe.view.transposed)
+        if stacked is None:
+            raise layers.Unseen(min(recipe.sources()))
+        for name, start, end in stacked:
             spans.setdefault(name, []).append((start, end, _grid(recipe, by_name[name].dtype)))
     grids = {name: _whole(name, parts, by_name[name].shape[0]) for name, parts in spans.items()}
     return grids, exact & grids.keys()
@@ -118,22 +120,6 @@ def _grid(recipe: TensorRecipe, stored: str) -> Grid:
     if q.algorithm != "default":
         raise layers.Unseen(min(recipe.sources()))
     return Grid(q.bits, q.block, q.symmetric, q.scales, recipe.dtype, stored)
-
-
-def _rows_in(view: View) -> list[tuple[str, int, int]]:
-    """Return the (weight, first row, end) that a view [n, k] holds one after the other.
-
-    Raises layers.Unseen where it holds anything else.
-    """
-    node, shape = view.of, view.shape
-    if len(shape) == 2 and view.strides == (shape[1], 1):
-        if isinstance(node, Source) and node.shape[1:] == shape[1:]:
-            start = view.offset // shape[1]
-            if view.offset == start * shape[1]:
-                return [(node.weight, start, start + shape[0])]
-        if isinstance(node, Concat) and node.dim == 0 and node.shape == shape and not view.offset:
-            return [rows for part in node.parts for rows in _rows_in(part)]
-    raise layers.Unseen(min(TensorRecipe(view, "F32").sources()))
 
 
 def _whole(name: str, spans: Spans, rows: int) -> Grid:
