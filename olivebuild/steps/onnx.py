@@ -24,9 +24,11 @@ from olivebuild.formats.source import Source
 from olivebuild.formats.structure import adapter_slots
 from olivebuild.steps.merged import MergedFields, suited
 from olivebuild.steps.moments import KIND, MomentsFields
-from olivebuild.steps.parts.conversion_options import PRECISIONS, Algorithm, BlockSize
+from olivebuild.steps.parts.conversion_options import PRECISIONS, Algorithm, BlockSize, Tuning
+from olivebuild.steps.scales import KIND as SCALES
+from olivebuild.steps.scales import ScalesFields
 
-CALIBRATION = ("calibration", "moments")
+CALIBRATION = ("calibration", "moments", "tuning")
 """The fields that go with `algorithm: gptq`. None is an option of the model builder's."""
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """The libraries whose versions decide the result of a conversion."""
@@ -55,6 +57,10 @@ class OnnxFields(Fields):
     moments: Literal["base", "merged"] | None = None
     """Of `gptq`: whose inputs are looked at. Those of the `base` (the default) let a new adapter
     have only those tensors rounded again that it changes; those of the `merged` model none.
+    """
+    tuning: Tuning | None = None
+    """Of `gptq`: scales are tuned after rounding, so that the model answers as before it. `{}` takes
+    the defaults.
     """
     block_size: BlockSize | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
@@ -200,7 +206,8 @@ class Onnx(Step):
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """Return the node, and those before it.
 
-        With an `adapter` that is one for the merge of the two, with `calibration` one for moments.
+        With an `adapter` that is one for the merge of the two, with `calibration` one for moments,
+        with `tuning` one for scales.
         """
         fields = target.fields
         assert isinstance(fields, OnnxFields)
@@ -239,6 +246,19 @@ class Onnx(Step):
                     streams_tensors=True,
                 )
             )
+        if fields.tuning and fields.calibration and fields.model:
+            nodes.append(_scales(target.name, fields, edges))
+            # They hold all that moments decide.
+            edges[-1:] = [
+                Edge(
+                    "scales",
+                    Ref(target.name),
+                    (),
+                    field=("tuning",),
+                    sibling="scales",
+                    streams_tensors=True,
+                )
+            ]
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def check(self, fields: OnnxFields) -> Problem | None:
@@ -280,6 +300,20 @@ def _moments(name: str, fields: OnnxFields, model: Edge, targets: Mapping[str, T
         base = merged.fields.model
     inner = inner.model_copy(update={"model": base})
     return step.node(f"{name}:{KIND}", name, inner, step.edges(inner))
+
+
+def _scales(name: str, fields: OnnxFields, edges: list[Edge]) -> Node:
+    """Return the node of a target's tuned scales; `edges` are those of its model and moments."""
+    step = step_of(SCALES)
+    assert step is not None
+    assert fields.tuning is not None
+    options = fields.builder_fields.model_dump(
+        mode="json", exclude_none=True, exclude={"model", "adapter", "trust", "slots"}
+    )
+    inner = ScalesFields.model_validate(
+        {"data": str(fields.calibration), "conversion": options, **fields.tuning.model_dump()}
+    )
+    return step.node(f"{name}:{SCALES}", name, inner, [*edges, *step.edges(inner)])
 
 
 def _check_calibration(fields: OnnxFields) -> Problem | None:

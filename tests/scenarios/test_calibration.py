@@ -81,6 +81,8 @@ def test_the_layout_is_that_of_rounding_without_rows(layout: str, like: str, cop
         ("calibration: tone.train", "`calibration` belongs to algorithm: gptq"),
         ("algorithm: gptq, calibration: nothing.train", "nothing"),
         ("algorithm: gptq, calibration: tone.train, qdq: true", "not known for qdq"),
+        ("tuning: {}", "`tuning` belongs to algorithm: gptq"),
+        ("algorithm: gptq, calibration: tone.train, tuning: {steps: 0}", "greater than 0"),
     ],
 )
 def test_what_can_not_be_calibrated_is_refused_before_anything_runs(

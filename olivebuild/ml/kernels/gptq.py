@@ -10,11 +10,12 @@ the same numbers (Babai's nearest plane, https://arxiv.org/abs/2507.18553), and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from olivebuild.ml.kernels.blockwise import Quantiser, narrow, widen
+from olivebuild.ml.kernels.blockwise import STORED, Quantiser, narrow, widen
 
 TOP, MIDDLE = np.float32(15), np.float32(8)
 """The highest level of 4 bits, and the level of zero where no zero points are stored."""
@@ -110,6 +111,15 @@ def of_parts(parts: tuple[np.ndarray, np.ndarray, np.ndarray], shape: tuple[int,
         wide = np.stack([packed_zeros & 15, packed_zeros >> 4], 2).reshape(shape[0], -1)
         zeros = np.ascontiguousarray(wide[:, : scales.shape[1]])
     return Rounded(levels, scales, zeros)
+
+
+def of_stored(parts: Sequence[bytes], dtype: str, shape: tuple[int, int]) -> Rounded:
+    """Return a matrix of this shape [n, k] from its stored parts; `dtype` is that of the scales."""
+    packed, points = (np.frombuffer(part, np.uint8) for part in (parts[0], parts[2]))
+    scales = np.frombuffer(parts[1], STORED[dtype]).reshape(shape[0], -1)
+    if points.size:
+        points = points.reshape(shape[0], -1)
+    return of_parts((packed, scales, points), shape)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _build(job: Job, fields: OnnxFields) -> None:
     """Build from the skeleton, if there can be one; else by the model builder."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.onnx.assemble import assemble
-    from olivebuild.ml.onnx.calibration.rounding import Calibration, Unseen, figures, table
+    from olivebuild.ml.onnx.calibration.rounding import Calibration, Tuned, Unseen, figures, table
     from olivebuild.ml.onnx.proof_cache import proven_length
     from olivebuild.ml.onnx.skeleton import NotFinite
     from olivebuild.ml.weights.lora import open_input
@@ -65,9 +65,11 @@ def _build(job: Job, fields: OnnxFields) -> None:
         return
     job.progress("quantising", 0, 1)
     limit_length(folder, length)
-    rounder = (
-        Calibration(job.store, open_input(job.store, job.input("moments"))) if calibrated else None
-    )
+    rounder: Calibration | Tuned | None = None
+    if "scales" in job.action.inputs:
+        rounder = Tuned(job.store, open_input(job.store, job.input("scales")))
+    elif calibrated:
+        rounder = Calibration(job.store, open_input(job.store, job.input("moments")))
     try:
         manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model, rounder)
     except NotFinite as e:

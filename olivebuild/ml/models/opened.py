@@ -42,6 +42,7 @@ READERS = (
     "merged",
     "onnx",
     "moments",
+    "scales",
     "benchmark-accuracy",
     "benchmark-check",
     "benchmark-latency",

@@ -32,7 +32,7 @@ BUILDER_NAMES = {
 }
 NOT_OPTIONS = {
     "model", "adapter", "source", "trust", "precision", "provider", "overrides", "slots",
-    "calibration", "moments",
+    "calibration", "moments", "tuning",
 }  # fmt: skip
 EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
 """Names of the epsilon of norms in configurations, where it is not `rms_norm_eps`.

@@ -133,7 +133,7 @@ def check_use(model: FirstModel, graph: Graph) -> list[str]:
         return notes
     folder = ModelFolder(model.folder)
     for node in graph.closure(graph.goals(())):
-        if node.kind in ("adapter", "merged", "moments", "onnx"):
+        if node.kind in ("adapter", "merged", "moments", "scales", "onnx"):
             sets = rendered_sets(graph, node)
             findings = model_use.findings(folder, node, model.source.name, sets, trusts=False)
             notes += _told(model.source, findings)

@@ -23,6 +23,7 @@ OF_MODELS = (
     "merged",
     "onnx",
     "moments",
+    "scales",
     "benchmark-accuracy",
     "benchmark-check",
     "benchmark-latency",

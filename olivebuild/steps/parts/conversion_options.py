@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from olivebuild.api.step import Fields
+from olivebuild.steps.parts.sequences import Positive
 
 BuilderAlgorithm = Literal[
     "default", "rtn", "k_quant", "rtn_last", "k_quant_last", "k_quant_mixed", "k_quant_linear"
@@ -18,3 +23,12 @@ PRECISIONS = {
     "webgpu": ("int4", "int8", "fp16"),
 }
 """Provider -> what the model builder converts to for it."""
+
+
+class Tuning(Fields):
+    """Settings of the tuning of scales."""
+
+    steps: Positive = 60
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    batch: Positive = 8
+    seed: int = 0

@@ -34,6 +34,7 @@ from olivebuild.ml.onnx.skeleton import (
 )
 from olivebuild.ml.weights.view import Weight, Weights
 from olivebuild.steps.moments import INPUTS
+from olivebuild.steps.scales import ERRORS
 
 VERSION = 2
 """Raise it when equal weights and moments would give other bytes."""
@@ -131,16 +132,109 @@ class Calibration:
         write(3, json.dumps(total._asdict()).encode())
         return tuple((blob.done(), size) for blob, size in zip(blobs, sizes, strict=True))
 
+    def error_of(
+        self,
+        recipe: TensorRecipe,
+        weights: Mapping[str, Weight],
+        parts: tuple[bytes, bytes, bytes],
+    ) -> float:
+        """Return tr((W - Q) H (W - Q)^T) for a tensor's levels, scales and zero points.
+
+        Raises Unseen.
+        """
+        half = self.moments_for(recipe)
+        assert half
+        assert recipe.quantised
+        moments, (k, n) = dense(half).astype(np.float32), recipe.view.shape
+        q, view = recipe.quantised, recipe.view.transposed
+        rounded = gptq.of_stored(parts, q.scales, (n, k))
+        rows, total = rows_of(view, weights), 0.0
+        for start in range(0, n, ROWS):
+            end = min(start + ROWS, n)
+            values, _ = _values(np.ascontiguousarray(rows(start, end - start)), recipe)
+            part = gptq.Rounded(
+                rounded.levels[start:end], rounded.scales[start:end], rounded.zeros[start:end]
+            )
+            values = values - part.values(q.scales, q.block)
+            total += float(gptq.errors_of(values, moments).sum())
+        return total
+
     def takes(self, recipe: TensorRecipe) -> bool:
         """Return whether a tensor is rounded by moments."""
         return is_rounded(recipe)
 
     def computed(self, recipes: Mapping[str, TensorRecipe], parts: Mapping[str, Blobs]) -> None:
         """Read the errors of all rounded tensors into `errors`."""
-        for key, recipe in recipes.items():
-            if is_rounded(recipe):
-                error = RoundingError(**json.loads(self.store.read(parts[key][3][0])))
-                self.errors[" ".join(sorted(recipe.sources()))] = error
+        self.errors.update(errors_in(self.store, recipes, parts))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Tensors that were rounded, and their scales tuned: the output of a `scales` node."""
+
+    store: Store
+    scales: Weights
+    errors: dict[str, RoundingError] = field(default_factory=dict)
+    """Of each matrix, by its weights' names, once all are taken."""
+
+    @cached_property
+    def _errors(self) -> dict[str, dict[str, float]]:
+        return dict(self.scales.file(ERRORS))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Weight]:
+        return self.scales.by_name
+
+    def _parts(self, recipe: TensorRecipe, weights: Mapping[str, Weight]) -> list[Weight | None]:
+        """Return levels, scales and zero points, None where there are none. Raises Unseen."""
+        key = recipe.key(weights)
+        parts = [self._by_name.get(name) for name in part_names(key)]
+        if key not in self._errors or None in parts[:2]:
+            raise Unseen(min(recipe.sources()))
+        return parts
+
+    def takes(self, recipe: TensorRecipe) -> bool:
+        """Return whether a tensor is one that was rounded by rows."""
+        return is_rounded(recipe)
+
+    def key(self, recipe: TensorRecipe, weights: Mapping[str, Weight]) -> str:
+        """Return the digest of all that decides a tensor's bytes. Raises Unseen."""
+        if not is_rounded(recipe):
+            return recipe.key(weights)
+        digests = [part.digest if part else "" for part in self._parts(recipe, weights)]
+        return hashing.of_json(["tuned tensor", digests, self._errors[recipe.key(weights)]])
+
+    def compute(self, recipe: TensorRecipe, weights: Mapping[str, Weight], batch: Batch) -> Blobs:
+        """Copy a tensor's parts into blobs of `batch`, then its RoundingError as JSON."""
+        parts = [part.read() if part else b"" for part in self._parts(recipe, weights)]
+        blobs = []
+        for data in (*parts, json.dumps(self._errors[recipe.key(weights)]).encode()):
+            blob = batch.blob()
+            blob.write(data)
+            blobs.append((blob.done(), len(data)))
+        return tuple(blobs)
+
+    def computed(self, recipes: Mapping[str, TensorRecipe], parts: Mapping[str, Blobs]) -> None:
+        """Read the errors of all rounded tensors into `errors`."""
+        self.errors.update(errors_in(self.store, recipes, parts))
+
+
+def part_names(key: str) -> tuple[str, str, str]:
+    """Return the names of a tensor's parts in the output of a `scales` node, by its key."""
+    return f"{key}.levels", f"{key}.scales", f"{key}.zeros"
+
+
+def errors_in(
+    store: Store, recipes: Mapping[str, TensorRecipe], parts: Mapping[str, Blobs]
+) -> dict[str, RoundingError]:
+    """Return the errors of all rounded tensors, by their weights' names."""
+    return {
+        " ".join(sorted(recipe.sources())): RoundingError(
+            **json.loads(store.read(parts[key][3][0]))
+        )
+        for key, recipe in recipes.items()
+        if is_rounded(recipe)
+    }
 
 
 def figures(errors: Mapping[str, RoundingError]) -> dict[str, float]:
@@ -222,12 +316,27 @@ class _Factors:
 
 
 def _factor(half: Weight) -> tuple[np.ndarray, gptq.Factor]:
+    moments = dense(half)
+    return moments.astype(np.float32), gptq.factor(moments)
+
+
+def dense(half: Weight) -> np.ndarray:
+    """Return moments, float64 [k, k], of their stored half."""
     stored = np.frombuffer(half.read(), np.float32)
     k = int((np.sqrt(8 * len(stored) + 1) - 1) / 2)
     moments = np.zeros((k, k))
     moments[np.tril_indices(k)] = stored
     moments += np.tril(moments, -1).T
-    return moments.astype(np.float32), gptq.factor(moments)
+    return moments
+
+
+def _values(stored: np.ndarray, recipe: TensorRecipe) -> tuple[np.ndarray, str]:
+    """Return stored numbers as float32 once they are cast, and the format that they have then."""
+    dtype = recipe.view.of.dtype
+    values = blockwise.widen(stored, dtype)
+    if recipe.dtype == "F32":
+        return values, dtype
+    return blockwise.widen(blockwise.narrow(values, recipe.dtype), recipe.dtype), recipe.dtype
 
 
 def _rounded(
@@ -239,11 +348,9 @@ def _rounded(
     weights: Mapping[str, Weight],
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], RoundingError]:
     """Return some rows, stored numbers [n, k], rounded, and their error. Raises NotFinite."""
-    dtype = recipe.view.of.dtype
-    values = blockwise.widen(stored, dtype)
-    if recipe.dtype != "F32":
-        dtype, narrow = recipe.dtype, blockwise.narrow(values, recipe.dtype)
-        stored, values = narrow, blockwise.widen(narrow, dtype)
+    values, dtype = _values(stored, recipe)
+    if dtype != recipe.view.of.dtype:
+        stored = blockwise.narrow(values, dtype)
     nearest = quantiser(stored, dtype)
     if not blockwise.is_finite(nearest[1], quantiser.scales):
         raise not_finite(recipe, weights)
