@@ -218,7 +218,7 @@ def ours_texts(
     if gpus > 1 and torch_here().cuda.device_count() < gpus:
         raise SystemExit(f"needs {gpus} GPUs")
     # Some layers are compiled a second time after a few steps.
-    steps, skipped = (4, 2) if options.quick else (100, 20)
+    steps, skipped = (4, 2) if options.quick else (60, 20)
     return ours(
         folder,
         adapter_fields(options, 8, training={"steps": steps, "loss": "all"} | training),
