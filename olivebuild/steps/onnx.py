@@ -30,6 +30,16 @@ from olivebuild.steps.scales import ScalesFields
 
 CALIBRATION = ("calibration", "moments", "tuning")
 """The fields that go with `algorithm: gptq`. None is an option of the model builder's."""
+OF_THE_GRAPH = (
+    "slots",
+    "accuracy_level",
+    "include_hidden_states",
+    "prune_lm_head",
+    "cuda_graph",
+    "dml_graph",
+    "webgpu_graph",
+)
+"""Fields that change nothing of tensors, so that no scales are tuned anew for them."""
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """The libraries whose versions decide the result of a conversion."""
 
@@ -59,8 +69,9 @@ class OnnxFields(Fields):
     have only those tensors rounded again that it changes; those of the `merged` model none.
     """
     tuning: Tuning | None = None
-    """Of `gptq`: scales are tuned after rounding, so that the model answers as before it. `{}` takes
-    the defaults.
+    """Of `gptq`: scales are tuned after rounding, so that the model answers as before it.
+
+    `{}` takes the defaults.
     """
     block_size: BlockSize | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
@@ -308,7 +319,7 @@ def _scales(name: str, fields: OnnxFields, edges: list[Edge]) -> Node:
     assert step is not None
     assert fields.tuning is not None
     options = fields.builder_fields.model_dump(
-        mode="json", exclude_none=True, exclude={"model", "adapter", "trust", "slots"}
+        mode="json", exclude_none=True, exclude={"model", "adapter", "trust", *OF_THE_GRAPH}
     )
     inner = ScalesFields.model_validate(
         {"data": str(fields.calibration), "conversion": options, **fields.tuning.model_dump()}

@@ -30,6 +30,7 @@ class Scales(Step):
     lazy = True
     floating = True
     gpu = True
+    preload = ("olivebuild.ml.kernels.numpy_threads",)
 
     def libraries(self, fields: ScalesFields) -> tuple[str, ...]:
         return (

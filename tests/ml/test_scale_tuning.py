@@ -138,9 +138,9 @@ def test_cast_rows_are_the_weights_own_where_that_is_asked_for() -> None:
 class Model(torch.nn.Module):
     """Words in, a matrix, words out by the same weights or others."""
 
-    def __init__(self, *, tied: bool) -> None:
+    def __init__(self, *, tied: bool, words: type[torch.nn.Embedding] = torch.nn.Embedding) -> None:
         super().__init__()
-        self.words = torch.nn.Embedding(WORDS, WIDTH)
+        self.words = words(WORDS, WIDTH)
         self.inner = torch.nn.Linear(WIDTH, WIDTH)
         self.head = torch.nn.Linear(WIDTH, WORDS, bias=False)
         if tied:
@@ -242,3 +242,45 @@ def test_rows_are_computed_with_others_of_like_length() -> None:
 def test_rows_without_a_next_token_tune_nothing() -> None:
     student = student_of(tied=False)
     assert tune(student, [np.array([3])], Tuning(steps=2), lambda _: None) == (0.0, 0.0)
+
+
+class Scaled(torch.nn.Embedding):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids) * 3.0
+
+
+class Shifted(torch.nn.Embedding):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids) + 1.0
+
+
+def of_words(words: type[torch.nn.Embedding], *, looks_up: bool = True) -> tuple[Any, Student]:
+    torch.manual_seed(0)
+    model = Model(tied=True, words=words).requires_grad_(False)
+    weight = model.words.weight.numpy()
+    recipes = {"w": recipe_of(source("words.weight", WORDS))}
+    matrix = matrix_of(parts_of(weight, quantised()), weight.shape, quantised(), CPU, tuned=True)
+    return model, Student(model, recipes, [], {"w": matrix}, looks_up=looks_up)
+
+
+def test_an_embedding_that_multiplies_its_rows_does_so_with_rounded_ones() -> None:
+    model, student = of_words(Scaled)
+    ids = torch.arange(WORDS)
+    with student.rounded():
+        found = model.words(ids)
+    assert torch.allclose(found, 3 * dense(student.matrices["w"]), atol=1e-5)
+    with pytest.raises(Untunable, match="words"):
+        of_words(Shifted)
+
+
+def test_an_embedding_before_the_graph_is_exact() -> None:
+    model, student = of_words(Scaled, looks_up=False)
+    with student.rounded():
+        assert torch.equal(model.words(torch.arange(3)), 3 * model.words.weight[:3])
+
+
+def test_a_weight_of_which_rows_are_not_rounded_is_not_tuned() -> None:
+    model = Model(tied=True)
+    recipes = {"w": recipe_of(source("words.weight", 8, 0, WORDS))}
+    with pytest.raises(Untunable, match="words"):
+        Student(model, recipes, [], {})

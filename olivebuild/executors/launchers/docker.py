@@ -43,8 +43,13 @@ STATES = {
     "removing": JobState.ENDED,
     "exited": JobState.ENDED,
     "dead": JobState.ENDED,
+    "initialized": JobState.QUEUED,
+    "stopping": JobState.RUNNING,
+    "stopped": JobState.ENDED,
 }
-"""https://docs.docker.com/reference/api/engine/version/v1.41/#operation/ContainerInspect"""
+"""https://docs.docker.com/reference/api/engine/version/v1.41/#operation/ContainerInspect, and what
+Podman says besides (https://docs.podman.io/en/latest/markdown/podman-ps.1.html, `status`).
+"""
 DOCKERFILE = """\
 FROM {base}
 COPY requirements.txt /tmp/olivebuild-requirements.txt

@@ -129,9 +129,15 @@ class JobFolder:
         self._write(name, b"")
 
     def unmark(self) -> None:
-        """Forget why there was no outcome: a scheduler has started the same attempt anew."""
-        for name in get_args(Mark):
-            (self.path / name).unlink(missing_ok=True)
+        """Forget why there was no outcome: a scheduler has started the same attempt anew.
+
+        Raises StoreError.
+        """
+        try:
+            for name in get_args(Mark):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as e:
+            raise of_disk(e, "the site's folder") from None
 
     def begin(self) -> None:
         """Forget how an earlier attempt ended; what it said stays."""

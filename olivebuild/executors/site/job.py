@@ -72,7 +72,6 @@ class Job:
                 if self._folder.read_outcome():
                     # It ended while this attempt waited.
                     return 0
-                self._folder.unmark()
                 return self._outcome()
         except Superseded:
             return AGAIN
@@ -81,6 +80,7 @@ class Job:
 
     def _outcome(self) -> int:
         try:
+            self._folder.unmark()
             portable = self._folder.read_action()
             outcome = self._run(portable)
         except BuildError as e:

@@ -30,7 +30,7 @@ HINT = "leave `tuning` out"
 
 @dataclass(frozen=True)
 class Rounded:
-    """All quantised tensors of a conversion, by TensorRecipe.key."""
+    """All quantised tensors of a conversion, by name_of."""
 
     recipes: dict[str, TensorRecipe]
     exact: list[TensorRecipe]
@@ -77,6 +77,7 @@ def run(job: Job) -> None:
 def _rounded(job: Job, weights: Weights, calibration: Calibration) -> Rounded:
     """Round by moments what a conversion rounds so, and the rest as it does."""
     from olivebuild.ml.onnx.assemble import tensors_of
+    from olivebuild.ml.onnx.calibration.rounding import is_rounded, name_of
     from olivebuild.ml.onnx.skeleton_cache import skeleton_of
 
     fields = OnnxFields.model_validate({"model": "model", **job.fields(ScalesFields).conversion})
@@ -93,8 +94,14 @@ def _rounded(job: Job, weights: Weights, calibration: Calibration) -> Rounded:
     keys, blobs, _ = tensors_of(job.store, job.out.parent, quantised, weights, calibration)
     by_name, recipes, found = weights.by_name, {}, {}
     for key, recipe in zip(keys, quantised, strict=True):
-        recipes[recipe.key(by_name)] = recipe
-        found[recipe.key(by_name)] = blobs[key]
+        name = name_of(recipe, by_name)
+        recipes[name], found[name] = recipe, blobs[key]
+    if not any(is_rounded(recipe) for recipe in quantised):
+        raise InputError(
+            "no matrix is rounded to 4 bits, so there are no scales to tune",
+            where=job.where("tuning"),
+            hint=HINT,
+        )
     job.progress("rounding", 1, 1)
     exact = [recipe for recipe in skeleton.tensors if not recipe.quantised]
     return Rounded(recipes, exact, found)
@@ -126,7 +133,8 @@ def _tuned(job: Job, folder: Path, rounded: Rounded, rows: list[np.ndarray]) -> 
             device,
             tuned=is_rounded(recipe),
         )
-    student = Student(model, rounded.recipes, rounded.exact, matrices)
+    looks_up = not fields.conversion.get("exclude_embeds")
+    student = Student(model, rounded.recipes, rounded.exact, matrices, looks_up=looks_up)
     job.note(f"tuning scales on {device.type}: {fields.steps} steps of {fields.batch} rows")
     job.progress("tuning scales", 0, fields.steps)
     report = tune(

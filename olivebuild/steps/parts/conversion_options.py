@@ -29,6 +29,6 @@ class Tuning(Fields):
     """Settings of the tuning of scales."""
 
     steps: Positive = 60
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     batch: Positive = 8
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0

@@ -187,9 +187,9 @@ class Tuned:
 
     def _parts(self, recipe: TensorRecipe, weights: Mapping[str, Weight]) -> list[Weight | None]:
         """Return levels, scales and zero points, None where there are none. Raises Unseen."""
-        key = recipe.key(weights)
-        parts = [self._by_name.get(name) for name in part_names(key)]
-        if key not in self._errors or None in parts[:2]:
+        name = name_of(recipe, weights)
+        parts = [self._by_name.get(part) for part in part_names(name)]
+        if name not in self._errors or None in parts[:2]:
             raise Unseen(min(recipe.sources()))
         return parts
 
@@ -202,13 +202,13 @@ class Tuned:
         if not is_rounded(recipe):
             return recipe.key(weights)
         digests = [part.digest if part else "" for part in self._parts(recipe, weights)]
-        return hashing.of_json(["tuned tensor", digests, self._errors[recipe.key(weights)]])
+        return hashing.of_json(["tuned tensor", digests, self._errors[name_of(recipe, weights)]])
 
     def compute(self, recipe: TensorRecipe, weights: Mapping[str, Weight], batch: Batch) -> Blobs:
         """Copy a tensor's parts into blobs of `batch`, then its RoundingError as JSON."""
         parts = [part.read() if part else b"" for part in self._parts(recipe, weights)]
         blobs = []
-        for data in (*parts, json.dumps(self._errors[recipe.key(weights)]).encode()):
+        for data in (*parts, json.dumps(self._errors[name_of(recipe, weights)]).encode()):
             blob = batch.blob()
             blob.write(data)
             blobs.append((blob.done(), len(data)))
@@ -219,9 +219,18 @@ class Tuned:
         self.errors.update(errors_in(self.store, recipes, parts))
 
 
-def part_names(key: str) -> tuple[str, str, str]:
-    """Return the names of a tensor's parts in the output of a `scales` node, by its key."""
-    return f"{key}.levels", f"{key}.scales", f"{key}.zeros"
+def name_of(recipe: TensorRecipe, weights: Mapping[str, Weight]) -> str:
+    """Return the name of a tensor in the output of a `scales` node.
+
+    Layers of equal weights, as those that a model repeats, have inputs of their own, and so moments
+    and levels.
+    """
+    return hashing.of_json([recipe.key(weights), sorted(recipe.sources())])
+
+
+def part_names(name: str) -> tuple[str, str, str]:
+    """Return the names of a tensor's parts in the output of a `scales` node."""
+    return f"{name}.levels", f"{name}.scales", f"{name}.zeros"
 
 
 def errors_in(

@@ -97,10 +97,12 @@ class Student:
         recipes: Mapping[str, TensorRecipe],
         exact: Iterable[TensorRecipe],
         matrices: Mapping[str, Matrix],
+        *,
+        looks_up: bool = True,
     ) -> None:
-        """Take a model's `recipes` of quantised tensors, by key, and those of the others.
+        """Take a model's `recipes` of quantised tensors, by name, and those of the others.
 
-        Raises Untunable.
+        `looks_up`: the graph has an embedding. Raises Untunable.
         """
         self.model, self.matrices = model, matrices
         self.is_active = False
@@ -116,13 +118,17 @@ class Student:
             if not name:
                 continue
             embeds = isinstance(module, torch.nn.Embedding)
-            if embeds and name in also_exact:
-                # The graph looks tokens up in a copy that is not rounded.
+            if embeds and (name in also_exact or not looks_up):
+                # Tokens are looked up in a copy that is not rounded, or before the graph.
                 continue
-            if not (embeds or type(module) is torch.nn.Linear):
+            rows = sum(part.end - part.start for part in placed[name])
+            if not (embeds or type(module) is torch.nn.Linear) or rows != len(module.weight):
                 raise Untunable(name)
             forward = _looked_up if embeds else _multiplied
-            vars(module).update(student=self, placed=placed[name], exact=module.forward)
+            factor = _factor_of(module, name) if embeds else 1.0
+            vars(module).update(
+                student=self, placed=placed[name], exact=module.forward, factor=factor
+            )
             vars(module)["forward"] = MethodType(forward, module)
             left.pop(name, None)
         if left:
@@ -152,7 +158,7 @@ class Student:
 def placed_in(recipes: Mapping[str, TensorRecipe]) -> dict[str, list[Placed]]:
     """Return for each weight where its rows are in rounded tensors, in the order of rows.
 
-    Raises Untunable for a weight whose rows are not all there one after the other.
+    Raises Untunable for a weight whose first rows are not there, or some between.
     """
     found: dict[str, list[tuple[int, int, Placed]]] = {}
     for key, recipe in recipes.items():
@@ -204,7 +210,23 @@ def _looked_up(module: Any, ids: torch.Tensor) -> torch.Tensor:
     levels = _levels(module)[ids].to(scales.dtype)
     blocks = levels.unflatten(-1, (scales.shape[1], -1)) * scales[ids].unsqueeze(-1)
     values: torch.Tensor = blocks.flatten(-2)
-    return values
+    return values if module.factor == 1 else values * module.factor
+
+
+@torch.no_grad()
+def _factor_of(module: Any, name: str) -> float:
+    """Return what an embedding multiplies each of its rows by, as Gemma's does.
+
+    Raises Untunable for one that does anything else.
+    """
+    if type(module) is torch.nn.Embedding:
+        return 1.0
+    ids = torch.arange(min(64, len(module.weight)), device=module.weight.device)
+    plain, found = module.weight[ids].double(), module.forward(ids).double()
+    factor = float((plain * found).sum() / plain.square().sum().clamp(min=1e-300))
+    if found.shape != plain.shape or not torch.allclose(found, factor * plain, rtol=1e-4):
+        raise Untunable(name)
+    return factor
 
 
 def _values(levels: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
