@@ -94,7 +94,10 @@ def test_both_ends_are_killed_again_and_again(url: str, tmp_path: Path) -> None:
     events = (place.job / "events").read_text().splitlines()
     assert events == [f'{{"n": {number}}}' for number in range(60)]
     assert (place.job / "outcome.json").exists()
-    assert len(nodes.processes) == 1
+    (node,) = nodes.processes.values()
+    assert node.wait() == 0
+    assert place.launcher._mirror
+    place.launcher._mirror.close()
 
 
 def test_a_node_is_killed_and_its_service_starts_the_command_again(
