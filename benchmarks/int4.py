@@ -44,6 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "k-quant": {"algorithm": "k_quant"},
     "gptq-base": CALIBRATED | {"moments": "base"},
     "gptq": CALIBRATED | {"moments": "merged"},
+    "tuned": CALIBRATED | {"moments": "merged", "tuning": {}},
     "gptq-symmetric": CALIBRATED | {"moments": "merged", "symmetric": True},
     "aware": {},
 }
