@@ -235,41 +235,14 @@ class Onnx(Step):
             nodes.append(
                 merged.node(f"{target.name}:merged", target.name, inner, merged.edges(inner))
             )
-            edges = [
-                Edge(
-                    "model",
-                    Ref(target.name),
-                    (),
-                    field=("model",),
-                    sibling="merged",
-                    streams_tensors=True,
-                )
-            ]
+            edges = [_of_sibling("model", "model", target.name, "merged")]
         if fields.calibration and fields.model:
             nodes.append(_moments(target.name, fields, edges[0], targets))
-            edges.append(
-                Edge(
-                    "moments",
-                    Ref(target.name),
-                    (),
-                    field=("calibration",),
-                    sibling="moments",
-                    streams_tensors=True,
-                )
-            )
+            edges.append(_of_sibling("moments", "calibration", target.name))
         if fields.tuning and fields.calibration and fields.model:
             nodes.append(_scales(target.name, fields, edges))
             # They hold all that moments decide.
-            edges[-1:] = [
-                Edge(
-                    "scales",
-                    Ref(target.name),
-                    (),
-                    field=("tuning",),
-                    sibling="scales",
-                    streams_tensors=True,
-                )
-            ]
+            edges[-1:] = [_of_sibling("scales", "tuning", target.name)]
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def check(self, fields: OnnxFields) -> Problem | None:
@@ -283,6 +256,13 @@ class Onnx(Step):
                 f"precision: one of {', '.join(PRECISIONS[fields.provider])}",
             )
         return _check_overrides(fields) or _check_calibration(fields)
+
+
+def _of_sibling(role: str, field: str, target: str, sibling: str = "") -> Edge:
+    """Return an edge from a node of the same target."""
+    return Edge(
+        role, Ref(target), (), field=(field,), sibling=sibling or role, streams_tensors=True
+    )
 
 
 def _moments(name: str, fields: OnnxFields, model: Edge, targets: Mapping[str, Target]) -> Node:

@@ -17,7 +17,6 @@ from olivebuild.ml.onnx.calibration.tuning import (
     Student,
     Untunable,
     _batches,
-    _pieces,
     _Product,
     matrix_of,
     placed_in,
@@ -229,14 +228,6 @@ def test_batches_take_every_row_before_any_again() -> None:
     batches = _batches([3, 5, 7, 9, 11], 2, 0)
     taken = [number for _ in range(5) for number in next(batches)]
     assert sorted(taken[:5]) == sorted(taken[5:]) == [3, 5, 7, 9, 11]
-
-
-def test_rows_are_computed_with_others_of_like_length() -> None:
-    rows = [np.zeros(n, int) for n in (600, 10, 2000, 500, 12)]
-    pieces = _pieces(range(5), rows)
-    assert pieces[0] == [2]
-    assert sorted(number for piece in pieces for number in piece) == [0, 1, 2, 3, 4]
-    assert all(len(p) == 1 or len(rows[p[0]]) * len(p) <= 1024 for p in pieces)
 
 
 def test_rows_without_a_next_token_tune_nothing() -> None:

@@ -29,13 +29,16 @@ def chosen(lengths: np.ndarray) -> np.ndarray:
     return np.arange(0, len(lengths), step)
 
 
-def batches_of(rows: Sequence[np.ndarray]) -> list[list[int]]:
-    """Return the numbers of rows that are computed at once: those of like length together."""
+def batches_of(rows: Sequence[np.ndarray], most: int = BATCH) -> list[list[int]]:
+    """Return the numbers of rows that are computed at once: those of like length together.
+
+    Together they have `most` tokens, padding included; a longer row is computed alone.
+    """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     batches: list[list[int]] = []
     for number in order:
         longest = len(rows[batches[-1][0]]) if batches else 0
-        if not batches or longest * (len(batches[-1]) + 1) > BATCH:
+        if not batches or longest * (len(batches[-1]) + 1) > most:
             batches.append([])
         batches[-1].append(number)
     return batches

@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from olivebuild.ml.kernels import gptq
 from olivebuild.ml.kernels.blockwise import STORED, widen
-from olivebuild.ml.onnx.calibration.moments import first_seen
+from olivebuild.ml.onnx.calibration.moments import batches_of, first_seen
 from olivebuild.ml.onnx.skeleton import Quantised, TensorRecipe, stacked_rows
 from olivebuild.steps.parts.conversion_options import Tuning
 
 TOKENS = 1024
-"""Tokens that are computed at once, padding included; a longer row is computed alone."""
+"""Tokens that are computed at once, padding included."""
 WARM_UP = 5
 """Steps until the rate is reached. It falls to `LAST` of it linearly then."""
 LAST = 0.02
@@ -297,8 +297,9 @@ def tune(
         numbers = next(order)
         total = sum(int(masks[i].sum()) for i in numbers)
         loss = 0.0
-        for piece in _pieces(numbers, rows):
-            loss += _divergence(student, [rows[i] for i in piece], [masks[i] for i in piece], total)
+        for piece in batches_of([rows[i] for i in numbers], TOKENS):
+            taken = [numbers[i] for i in piece]
+            loss += _divergence(student, [rows[i] for i in taken], [masks[i] for i in taken], total)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
@@ -316,17 +317,6 @@ def _batches(numbers: Sequence[int], batch: int, seed: int) -> Iterator[list[int
             left += random.permutation(numbers).tolist()
         yield left[:batch]
         left = left[batch:]
-
-
-def _pieces(numbers: Sequence[int], rows: Sequence[np.ndarray]) -> list[list[int]]:
-    """Return rows that are computed at once, those of like length together."""
-    pieces: list[list[int]] = []
-    for number in sorted(numbers, key=lambda i: (-len(rows[i]), i)):
-        longest = len(rows[pieces[-1][0]]) if pieces else 0
-        if not pieces or longest * (len(pieces[-1]) + 1) > TOKENS:
-            pieces.append([])
-        pieces[-1].append(number)
-    return pieces
 
 
 def _divergence(
