@@ -9,15 +9,27 @@ import pytest
 
 pytest.importorskip("torch")
 
+from olivebuild.core.errors import InputError
 from olivebuild.ml.onnx.calibration.moments import TOKENS, batches_of, chosen, first_seen
 from olivebuild.ml.onnx.calibration.rounding import (
     RoundingError,
+    Unseen,
     columns_of,
     figures,
     is_rounded,
     table,
+    told,
 )
-from olivebuild.ml.onnx.skeleton import Add, Cast, Concat, Quantised, Source, TensorRecipe, View
+from olivebuild.ml.onnx.skeleton import (
+    Add,
+    Cast,
+    Concat,
+    NotFinite,
+    Quantised,
+    Source,
+    TensorRecipe,
+    View,
+)
 
 N, K = 6, 4
 
@@ -83,3 +95,19 @@ def test_errors_are_told_as_shares_of_what_matrices_give() -> None:
         "plain_rows": 1 / 16,
     }
     assert table(errors) == {"a": [0.0, 0.0, 0], "b": [0.1, 0.2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "field", "fact"),
+    [
+        (Unseen("lm_head.weight"), "algorithm", "no inputs of lm_head.weight are known"),
+        (NotFinite("it holds NaN", "train anew"), "precision", "it holds NaN"),
+    ],
+)
+def test_a_tensor_that_can_not_be_rounded_is_told_with_its_place(
+    fault: Exception, field: str, fact: str
+) -> None:
+    job: Any = type("Job", (), {"where": staticmethod(lambda name: f"olivebuild.yaml:{name}")})
+    with pytest.raises(InputError, match=fact) as found, told(job):
+        raise fault
+    assert field in str(found.value.where)

@@ -49,9 +49,8 @@ def _build(job: Job, fields: OnnxFields) -> None:
     """Build from the skeleton, if there can be one; else by the model builder."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.onnx.assemble import assemble
-    from olivebuild.ml.onnx.calibration.rounding import Calibration, Tuned, Unseen, figures, table
+    from olivebuild.ml.onnx.calibration.rounding import Calibration, Tuned, figures, table, told
     from olivebuild.ml.onnx.proof_cache import proven_length
-    from olivebuild.ml.onnx.skeleton import NotFinite
     from olivebuild.ml.weights.lora import open_input
 
     model = frozen_dates.in_weights(job, open_input(job.store, job.input("model")))
@@ -70,16 +69,8 @@ def _build(job: Job, fields: OnnxFields) -> None:
         rounder = Tuned(job.store, open_input(job.store, job.input("scales")))
     elif calibrated:
         rounder = Calibration(job.store, open_input(job.store, job.input("moments")))
-    try:
+    with told(job):
         manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model, rounder)
-    except NotFinite as e:
-        raise InputError(str(e), where=job.where("precision"), hint=e.hint) from None
-    except Unseen as e:
-        raise InputError(
-            f"no inputs of {e} are known, so that it can't be calibrated",
-            where=job.where("algorithm"),
-            hint="leave `algorithm` and `calibration` out",
-        ) from None
     job.progress("quantising", 1, 1)
     if rounder:
         _tell_errors(job, rounder.errors)

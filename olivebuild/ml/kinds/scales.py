@@ -42,10 +42,9 @@ def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.models.opened import check_inputs
-    from olivebuild.ml.onnx.calibration.rounding import Calibration, Unseen
+    from olivebuild.ml.onnx.calibration.rounding import Calibration, told
     from olivebuild.ml.onnx.calibration.rows import rows_of
     from olivebuild.ml.onnx.calibration.tuning import Untunable
-    from olivebuild.ml.onnx.skeleton import NotFinite
     from olivebuild.ml.weights.inputs import as_folder
     from olivebuild.ml.weights.lora import open_input
 
@@ -53,18 +52,11 @@ def run(job: Job) -> None:
     weights = frozen_dates.in_weights(job, open_input(job.store, job.input("model")))
     folder = as_folder(job, "model")
     calibration = Calibration(job.store, open_input(job.store, job.input("moments")))
-    try:
+    with told(job):
         rounded = _rounded(job, weights, calibration)
-        rows, _ = rows_of(job, folder)
+    rows, _ = rows_of(job, folder)
+    try:
         matrices = _tuned(job, folder, rounded, rows)
-    except NotFinite as e:
-        raise InputError(str(e), where=job.where("precision"), hint=e.hint) from None
-    except Unseen as e:
-        raise InputError(
-            f"no inputs of {e} are known, so that it can't be calibrated",
-            where=job.where("algorithm"),
-            hint="leave `algorithm` and `calibration` out",
-        ) from None
     except Untunable as e:
         raise InputError(
             f"{e} is computed in a way in which its scales can't be tuned",

@@ -7,9 +7,10 @@ the better of the two roundings is taken, by the error that the moments tell.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,15 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from olivebuild.api.job import Job
 from olivebuild.cache.blobs import Batch
 from olivebuild.cache.memo import Blobs
 from olivebuild.cache.store import Store
 from olivebuild.core import hashing, numerics
+from olivebuild.core.errors import InputError
 from olivebuild.ml.kernels import blockwise, gptq
 from olivebuild.ml.onnx.skeleton import (
     Add,
     Cast,
     Concat,
+    NotFinite,
     Source,
     TensorRecipe,
     View,
@@ -44,6 +48,21 @@ ROWS = 1024
 
 class Unseen(Exception):
     """A matrix whose inputs no row showed; the text names it."""
+
+
+@contextlib.contextmanager
+def told(job: Job) -> Iterator[None]:
+    """Raise InputError, with its place in the recipe, for a tensor that can't be rounded."""
+    try:
+        yield
+    except NotFinite as e:
+        raise InputError(str(e), where=job.where("precision"), hint=e.hint) from None
+    except Unseen as e:
+        raise InputError(
+            f"no inputs of {e} are known, so that it can't be calibrated",
+            where=job.where("algorithm"),
+            hint="leave `algorithm` and `calibration` out",
+        ) from None
 
 
 class RoundingError(NamedTuple):
