@@ -7,7 +7,11 @@ import pytest
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from olivebuild.ml.onnx.equality import _check_slots, _compare_kernels  # noqa: E402
+from olivebuild.ml.onnx.equality import (  # noqa: E402
+    K_QUANT,
+    _check_slots,
+    _compare_kernels,
+)
 from olivebuild.ml.onnx.skeleton import Quantised, Skeleton, Slot  # noqa: E402
 from olivebuild.ml.weights.errors import NotProvenEqual  # noqa: E402
 
@@ -50,3 +54,21 @@ def test_our_quantiser_is_compared_with_onnx_runtimes(
     monkeypatch.setattr(Quantised, "kernel", property(wrong))
     with pytest.raises(NotProvenEqual, match="w is quantised in another way"):
         _compare_kernels("w", rows, options)
+
+
+def test_k_quant_is_that_of_a_processor_where_onnx_runtime_takes_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where cupy is installed, ONNX Runtime adds on the GPU, in another order."""
+    from onnxruntime.quantization.neural_compressor import weight_only
+
+    def on_gpu(*args: object) -> object:
+        levels, scales, zeros = weight_only.quant_tensor_k_quant_cpu(*args)
+        return levels, scales * (1 + 1e-7), zeros
+
+    monkeypatch.setattr(weight_only, K_QUANT, on_gpu)
+    rows = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    _compare_kernels("w", rows, Quantised(4, 32, False, "F32", "k_quant"))
+    monkeypatch.delattr(weight_only, "quant_tensor_k_quant_cpu")
+    with pytest.raises(NotProvenEqual, match="has no quant_tensor_k_quant_cpu"):
+        _compare_kernels("w", rows, Quantised(4, 32, False, "F32", "k_quant"))

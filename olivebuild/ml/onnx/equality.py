@@ -21,7 +21,9 @@ from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import Weights
 
 K_QUANT = "quant_tensor_k_quant_cuda"
-"""ONNX Runtime's function for its k-quant, on any device."""
+"""ONNX Runtime's function for its k-quant, on any device: where cupy is installed, on a GPU."""
+K_QUANT_ON_CPU = "quant_tensor_k_quant_cpu"
+"""The one that ours is compared with. A GPU adds in another order, to other last bits."""
 SAMPLE = 64
 """Rows of each tensor on which our quantiser is compared with ONNX Runtime's."""
 PIECES = 16
@@ -133,12 +135,13 @@ def _by_k_quant(columns: np.ndarray, options: Quantised) -> Parts:
     import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
 
     count = columns.shape[1]
+    quantise = getattr(k_quantizer, K_QUANT_ON_CPU, None)
+    if quantise is None:
+        raise NotProvenEqual(f"ONNX Runtime has no {K_QUANT_ON_CPU}")
     with np.errstate(all="ignore"), foreign_code():
-        levels, scales, zeros = getattr(k_quantizer, K_QUANT)(
-            columns.T, options.bits, options.block
-        )
+        levels, scales, zeros = quantise(columns.T, options.bits, options.block)
     if levels.size != columns.size or scales.size != zeros.size or scales.size % count:
-        raise NotProvenEqual(f"ONNX Runtime's {K_QUANT} gives arrays of other shapes")
+        raise NotProvenEqual(f"ONNX Runtime's {K_QUANT_ON_CPU} gives arrays of other shapes")
     parts = [levels.astype(np.uint8), zeros.reshape(count, -1)]
     levels, zeros = (
         part if options.bits == 8 else part[:, ::2] | part[:, 1::2] << 4 for part in parts
