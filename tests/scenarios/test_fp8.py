@@ -35,6 +35,9 @@ def test_it_learns_nearly_the_same(llama: Path, tmp_path: Path) -> None:
     layers = in_fp8(loop)
     # Seven in each of two layers, and not the head.
     assert len(layers) == 14
+    # Twelve steps end on a second rounding.
+    assert {m.turn for m in layers.values()} == {loop.runner.forward.turn} == {1}
+    assert plain.runner.forward.turn == 0
     assert all(m.weight.dtype == torch.float8_e4m3fn for m in layers.values())
     assert any("14 frozen linear layers are in FP8" in str(e.get("text")) for e in said)
     again, _ = fit(tmp_path / "c", llama, batch, training | FP8)

@@ -82,7 +82,9 @@ def test_offloaded_weights_change_no_byte(name: str, deep: Path, tmp_path: Path)
         for n, w in found.runner.forward.model.named_parameters()
         if ".layers." in n and not w.requires_grad
     )
-    assert weights <= layers.kept == layers.whole < weights * 1.1
+    assert weights <= layers.whole < weights * 1.1
+    # Of FP8's two roundings, one is on the device.
+    assert layers.kept == layers.whole * (2 if name == "fp8" else 1)
 
 
 def test_layers_that_are_computed_twice_are_there_once_more(
@@ -146,7 +148,7 @@ def test_shared_weights_change_no_byte(
     assert shared.progress.losses == whole.progress.losses
     assert shared.validation.losses == whole.validation.losses
     layers = layers_of(shared)
-    assert layers.kept * count == layers.whole
+    assert layers.kept * count == layers.whole * (2 if "base" in asked else 1)
     assert layers.most_here == layers.two_layers == layers.whole * 2 // DEPTH
 
 
@@ -171,6 +173,7 @@ def test_one_process_alone_shares_with_nobody(deep: Path, data: Path, tmp_path: 
     [
         pytest.param({"shard": "base"}, {"order": "append"}, marks=pytest.mark.slow),
         ({"offload": "cpu"}, {"fields": {"method": "qlora"}}),
+        pytest.param({"offload": "cpu"}, {"base": "fp8"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_goes_on_wherever_its_base_lies(

@@ -43,6 +43,10 @@ class Forward(Protocol):
     """Factor of the loss before its gradient is taken."""
 
     @property
+    def turn(self) -> int:
+        """Which of a base's roundings is computed with; a graph knows the addresses of one."""
+
+    @property
     def note(self) -> Callable[[str], None]:
         """What is told of a model that can't be captured."""
 
@@ -67,13 +71,13 @@ class Shape(NamedTuple):
 
 
 class StepGraphs:
-    """The graphs of a training, one for each shape of a batch, made when it first comes."""
+    """The graphs of a training, one for each shape and turn, made when one first comes."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
         self._parameters = sum(p.numel() for p in forward.model.parameters())
         self._vocabulary = forward.model.config.get_text_config().vocab_size
-        self._graphs: dict[Shape, _Graph] = {}
+        self._graphs: dict[tuple[Shape, int], _Graph] = {}
         self._pool: Any = None
         self._fault = ""
 
@@ -102,14 +106,15 @@ class StepGraphs:
         shape = self._shape_of(batch)
         assert shape
         forward = self._forward
+        key = shape, forward.turn
         try:
-            if shape not in self._graphs:
+            if key not in self._graphs:
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
                 graph = _Graph(forward, shape)
                 graph.fill(batch, labels, forward.scale)
                 graph.capture(self._pool)
-                self._graphs[shape] = graph
-            graph = self._graphs[shape]
+                self._graphs[key] = graph
+            graph = self._graphs[key]
             graph.fill(batch, labels, forward.scale)
             return graph.replay()
         except (RuntimeError, MemoryError, NotImplementedError) as e:

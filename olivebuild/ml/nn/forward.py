@@ -23,6 +23,7 @@ from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn import attention
 from olivebuild.ml.nn.cuda_graphs import StepGraphs
 from olivebuild.ml.nn.frozen import layers as frozen_layers
+from olivebuild.ml.nn.frozen.turns import Turns
 from olivebuild.ml.nn.loss_head import head_loss
 from olivebuild.ml.nn.packing import Packed, Padded, micro_batches, pack, pad
 from olivebuild.ml.nn.reach import Reach, own_attention
@@ -101,6 +102,7 @@ class Forward:
         self.subtracted: dict[str, torch.Tensor] = {}
         """What LoftQ took off the base's weights before they were quantised."""
         self._passes: SharedPasses | None = None
+        self._turns = Turns(model)
         self.reach = Reach(model)
         self._graphs = StepGraphs(self) if setup.cuda_graphs else None
         self._named = inspect.signature(model.get_base_model().forward).parameters
@@ -110,6 +112,15 @@ class Forward:
     def most_tokens(self) -> int:
         """Tokens of a micro-batch."""
         return self.setup.tokens_per_micro_batch
+
+    @property
+    def turn(self) -> int:
+        """Which of a base's roundings is computed with, 0 or 1; 0 where there is one."""
+        return self._turns.turn
+
+    def begin(self, step: int) -> None:
+        """Compute with the base's weights of step number `step` from now on."""
+        self._turns.begin(step)
 
     def replays(self, batch: Sequence[Tokens]) -> bool:
         """Return whether a batch's gradient is a CUDA graph's, which needs no layout."""

@@ -66,6 +66,7 @@ def run_rank(
     while step != data_parallel.END:
         local_rows, layout, labels = share
         data_parallel.receive_weights(trainable)
+        forward.begin(step)
         forward.scale = scale
         loss = forward.backward(local_rows, layout, labels)
         trainable.take_gradients(scale)

@@ -68,6 +68,7 @@ class StepRunner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the weights the batch's clipped gradient; return its loss and norm."""
         labels = labels_of(rows)
+        self.forward.begin(step)
         for _ in range(SCALINGS):
             self.forward.scale = self.scale
             if self.ranks:

@@ -53,7 +53,8 @@ class Training(Fields):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     base: Literal["fp8"] | None = None
     """`fp8`: frozen weights of linear layers, and what is multiplied with them, are rounded to FP8,
-    on GPUs from compute capability 8.9 on. A merge goes into the base's own weights.
+    on GPUs from compute capability 8.9 on. Weights have two roundings, which take turns. A merge
+    goes into the base's own weights.
     """
     offload: Literal["cpu"] | None = None
     """`cpu`: frozen weights of decoder layers stay in the processor's memory, and are on the GPU a
@@ -102,6 +103,9 @@ class Training(Fields):
         for name in ("warmup_ratio", "base"):
             if parameters[name] is None:
                 parameters.pop(name)
+        if "base" in parameters:
+            # Its weights had one rounding once.
+            parameters["roundings"] = 2
         return parameters
 
 

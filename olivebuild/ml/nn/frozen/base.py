@@ -63,7 +63,7 @@ def place(job: Job, fields: AdapterFields, model: Any, device: torch.device, sha
         _to_fp8(job, model, turn=not training.pages_base and _has_room(model, device))
     if not training.pages_base:
         return
-    layers = FrozenLayers(model, device, shares)
+    layers = FrozenLayers(model, device, shares, fp8.take_seconds(model))
     if not fields.quantises:
         model.to(device)
     where = "in the processor's memory"
@@ -110,4 +110,7 @@ def _to_fp8(job: Job, model: Any, *, turn: bool) -> None:
         )
     rest = f"; {left_out} stay as they are, whose sizes are no multiples of 16" if left_out else ""
     layouts = ", in both layouts," if turn else ""
-    job.note(f"{count} frozen linear layers are in FP8{layouts} while training{rest}")
+    job.note(
+        f"{count} frozen linear layers are in FP8{layouts} while training, by two roundings that "
+        f"take turns{rest}"
+    )

@@ -1,6 +1,8 @@
 """Frozen weights of linear layers in FP8, and products with them in FP8.
 
-Weights are float8_e4m3fn with a scale for each row (output channel), rounded once. What is
+Weights are float8_e4m3fn with a scale for each row (output channel), rounded before the first step:
+to the nearest, and a second time so that the mean of both is nearer still. The two take turns, a
+step each, so that what is learnt leans on neither; a merge has neither. What is
 multiplied with them is rounded alike for each token: the input, and in the backward pass the
 gradient by the output, with the weight's scales in it. So both products take the same weight, and
 none has a sum over what is scaled apart. torchao's rowwise recipe takes e4m3 for gradients, too
@@ -35,6 +37,15 @@ def rounded(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (wide / scale).to(FORMAT), scale
 
 
+def rounded_again(values: torch.Tensor, first: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return values [n, k] in FP8 with the error of `first`, their rounding, the other way round.
+
+    The mean of both is off by half of a rounding's error.
+    """
+    opposite = 2 * (values.float() / scale) - first.float()
+    return opposite.clamp(-LARGEST, LARGEST).to(FORMAT)
+
+
 def _rounded_fast(
     values: torch.Tensor, factors: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +67,8 @@ class Fp8Linear(torch.nn.Module):
     """A frozen linear layer: `weight` in FP8, [outputs, inputs], and `scale`, [outputs, 1].
 
     `turned`: the weight by columns, [inputs, outputs], as gradients need it; None where it is made
-    anew for each.
+    anew for each. `second` and `second_turned` are the rounding whose turn it is not; None where it
+    lies elsewhere (ml/nn/frozen/layers.py).
     """
 
     def __init__(self, linear: torch.nn.Linear, *, turn: bool = False) -> None:
@@ -65,11 +77,27 @@ class Fp8Linear(torch.nn.Module):
         weight, scale = rounded(linear.weight.detach())
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.scale = torch.nn.Parameter(scale, requires_grad=False)
+        second = rounded_again(linear.weight.detach(), weight, scale)
         self.turned: torch.Tensor | None
-        turned = weight.t().contiguous() if turn else None
-        self.register_buffer("turned", turned, persistent=False)
+        self.second: torch.Tensor | None
+        self.second_turned: torch.Tensor | None
+        for name, data in (("turned", weight), ("second_turned", second)):
+            by_columns = data.t().contiguous() if turn else None
+            self.register_buffer(name, by_columns, persistent=False)
+        self.register_buffer("second", second, persistent=False)
+        self.turn = 0
         self.bias = linear.bias
         self.rounds_inputs = True
+
+    def take_turn(self, turn: int) -> None:
+        """Compute with the first rounding (0) or the second (1) from now on."""
+        if turn == self.turn or self.second is None:
+            return
+        self.turn = turn
+        # Compiled layers know these tensors, and read what lies in them.
+        self.weight.data, self.second.data = self.second.data, self.weight.data
+        if self.turned is not None and self.second_turned is not None:
+            self.turned.data, self.second_turned.data = self.second_turned.data, self.turned.data
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.rounds_inputs:
@@ -79,6 +107,21 @@ class Fp8Linear(torch.nn.Module):
         return out if self.bias is None else out + self.bias
 
 
+def layers_of(model: torch.nn.Module) -> list[Fp8Linear]:
+    """Return a model's layers in FP8."""
+    return [module for module in model.modules() if isinstance(module, Fp8Linear)]
+
+
+def take_seconds(model: torch.nn.Module) -> dict[torch.nn.Parameter, torch.Tensor]:
+    """Take the second rounding of each weight in FP8 out of its layer."""
+    seconds = {}
+    for layer in layers_of(model):
+        if layer.second is not None:
+            seconds[layer.weight] = layer.second
+            layer.second = None
+    return seconds
+
+
 @contextmanager
 def plain_inputs(model: torch.nn.Module) -> Iterator[None]:
     """Multiply with what weights in FP8 stand for, and round nothing else, inside the context.
@@ -86,7 +129,7 @@ def plain_inputs(model: torch.nn.Module) -> Iterator[None]:
     Two ways to compute one result, which differ in their last bits, round some inputs to other
     numbers of FP8, and are some per cent apart; so they are not to be compared.
     """
-    layers = [m for m in model.modules() if isinstance(m, Fp8Linear)]
+    layers = layers_of(model)
     for layer in layers:
         layer.rounds_inputs = False
     try:
@@ -154,8 +197,9 @@ def scaled_product(
 def quantise_base(model: Any, *, turn: bool = False) -> tuple[int, int]:
     """Give the frozen linear layers inside the decoder layers of peft's `model` FP8 weights.
 
-    `turn`: each in both layouts, which saves time and takes twice the memory. Return how many there
-    are, and how many stay as they are since a size is no multiple of 16.
+    `turn`: each in both layouts, which saves time and takes twice the memory: four bytes a weight
+    for its two roundings, instead of two. Return how many there are, and how many stay as they are
+    since a size is no multiple of 16.
     """
     count = left_out = 0
     for layer in decoder_layers(model):

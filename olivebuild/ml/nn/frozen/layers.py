@@ -4,7 +4,8 @@ Each layer's frozen weights are one piece of memory on the device. It is given b
 has been computed, and filled again a layer ahead of use, in the forward pass and in the backward
 pass, so that two layers' are there at a time. They are filled from a copy in the processor's memory
 (`offload`), or from pieces of which each process has one (`shard`). Their bytes are those that were
-loaded, so that no result changes.
+loaded, so that no result changes. Weights in FP8 have two roundings that take turns, of which one
+is on the device.
 
 What autograd keeps of a weight, also a view of it, is the same memory, as in torch's first
 FullyShardedDataParallel (torch/distributed/fsdp/_flat_param.py). A weight that is not there has no
@@ -14,7 +15,7 @@ address: what read it would end the process, and never compute with another laye
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -79,25 +80,39 @@ def _nothing() -> None:
 
 
 class _Layer:
-    """One layer's frozen weights, which are views of `flat`, uint8 [bytes]."""
+    """One layer's frozen weights, which are views of `flat`, uint8 [bytes].
+
+    `seconds` are what weights have for every other step.
+    """
 
     def __init__(
-        self, weights: list[torch.nn.Parameter], device: torch.device, shares: int, stream: Any
+        self,
+        weights: list[torch.nn.Parameter],
+        seconds: Mapping[torch.nn.Parameter, torch.Tensor],
+        device: torch.device,
+        shares: int,
+        stream: Any,
     ) -> None:
         starts, end = [], 0
         for weight in weights:
             starts.append(end)
             end += -(-weight.numel() * weight.element_size() // ALIGNED) * ALIGNED
         size = -(-end // (ALIGNED * shares)) * ALIGNED * shares
-        self.host = torch.zeros(size, dtype=torch.uint8, pin_memory=stream is not None)
+        turns = 2 if any(weight in seconds for weight in weights) else 1
+        self.hosts = [
+            torch.zeros(size, dtype=torch.uint8, pin_memory=stream is not None)
+            for _ in range(turns)
+        ]
         self.flat = torch.empty(size, dtype=torch.uint8, device=device)
         for start, weight in zip(starts, weights, strict=True):
             data = weight.data.contiguous()
             taken = slice(start, start + data.numel() * data.element_size())
-            self.host[taken].copy_(data.view(-1).view(torch.uint8))
+            for host, each in zip(self.hosts, (data, seconds.get(weight, data)), strict=False):
+                host[taken].copy_(each.contiguous().view(-1).view(torch.uint8))
             weight.data = self.flat[taken].view(data.dtype).view(data.shape)
         self.size = size
-        self.source: Source = HostCopy(self.host, stream)
+        self.sources: list[Source] = [HostCopy(host, stream) for host in self.hosts]
+        self._turn = 0
         self._waiting: Callable[[], object] | None = None
         self._storage = self.flat.untyped_storage()
         self._storage.resize_(0)
@@ -111,12 +126,30 @@ class _Layer:
         """Begin to fill it, unless it is here."""
         if not self.is_here:
             self._storage.resize_(self.size)
-            self._waiting = self.source.begin(self.flat)
+            self._waiting = self.sources[self._turn].begin(self.flat)
 
     def need(self) -> None:
         """Have what is computed next wait until it is filled."""
         self.begin()
         self._wait()
+
+    def take_turn(self, turn: int) -> None:
+        """Have the bytes of that turn, 0 or 1, from now on."""
+        if len(self.sources) > 1 and turn != self._turn:
+            self.release()
+            self._turn = turn
+
+    @property
+    def kept(self) -> int:
+        """Bytes that lie here all the time."""
+        return sum(source.kept.numel() for source in self.sources)
+
+    def shard(self, rank: int, count: int) -> None:
+        """Keep piece `rank` of `count` on the device, and gather it from all from now on."""
+        self.release()
+        pieces = [host.view(count, -1)[rank] for host in self.hosts]
+        self.sources = [Shard(piece.to(self.flat.device, copy=True)) for piece in pieces]
+        self.hosts = []
 
     def release(self) -> None:
         """Give its memory back."""
@@ -133,16 +166,24 @@ class FrozenLayers:
     """The frozen weights of all decoder layers of peft's `model`, on `device` when they are needed.
 
     They may lie on another device before. `shares`: the number of processes that will have a piece
-    each. All passes must be of the whole model, in the order of its layers, or they wait.
+    each. `seconds`: what some weights have for every other turn. All passes must be of the whole
+    model, in the order of its layers, or they wait.
     """
 
-    def __init__(self, model: Any, device: torch.device, shares: int = 1) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        shares: int = 1,
+        seconds: Mapping[torch.nn.Parameter, torch.Tensor] | None = None,
+    ) -> None:
         self.shares = shares
         on_card = device.type == "cuda" and shares == 1
         stream = torch.cuda.Stream(device) if on_card else None
         modules = decoder_layers(model)
         self._layers = [
-            _Layer(weights, device, shares, stream) for weights in _frozen_of(modules, model)
+            _Layer(weights, seconds or {}, device, shares, stream)
+            for weights in _frozen_of(modules, model)
         ]
         self.most_here = 0
         """The most bytes that were on the device at once."""
@@ -157,7 +198,7 @@ class FrozenLayers:
     @property
     def kept(self) -> int:
         """Bytes of frozen weights that this process keeps."""
-        return sum(layer.source.kept.numel() for layer in self._layers)
+        return sum(layer.kept for layer in self._layers)
 
     @property
     def whole(self) -> int:
@@ -175,9 +216,15 @@ class FrozenLayers:
         All processes are to do so, and to make the same passes afterwards.
         """
         for layer in self._layers:
-            layer.release()
-            piece = layer.host.view(count, -1)[rank].to(layer.flat.device, copy=True)
-            layer.source, layer.host = Shard(piece), layer.host[:0].clone()
+            layer.shard(rank, count)
+
+    def take_turn(self, turn: int) -> None:
+        """Have weights with two roundings in the first (0) or the second (1) from now on.
+
+        All processes are to do so before the same pass.
+        """
+        for layer in self._layers:
+            layer.take_turn(turn)
 
     def _hold(self, number: int, following: int | None) -> None:
         """Have a layer here, and the one after it on the way, and no other."""

@@ -12,6 +12,7 @@ from olivebuild.ml.nn.frozen.fp8 import (
     Fp8Linear,
     plain_inputs,
     rounded,
+    rounded_again,
     scaled_product,
 )
 
@@ -42,6 +43,46 @@ def test_rows_of_zeros_stay_zeros() -> None:
     numbers, scale = rounded(torch.zeros(3, 16))
     assert torch.all(numbers.float() == 0)
     assert torch.all(torch.isfinite(scale))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_mean_of_two_roundings_is_twice_as_near(dtype: torch.dtype) -> None:
+    torch.manual_seed(7)
+    values = (torch.randn(64, 256) * torch.logspace(-4, 4, 64)[:, None]).to(dtype)
+    values[3] = 0
+    first, scale = rounded(values)
+    second = rounded_again(values, first, scale)
+    assert second.dtype == torch.float8_e4m3fn
+    exactly, once = values.double(), first.double() * scale
+    mean = (once + second.double() * scale) / 2
+    assert float((mean - exactly).norm() / (once - exactly).norm()) < 0.6
+    # The second errs by one number of the format more than the first, if at all.
+    codes = (each.view(torch.uint8).int() & 127 for each in (first, second))
+    assert int((next(codes) - next(codes)).abs().max()) == 1
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_roundings_take_turns(turn: bool) -> None:
+    torch.manual_seed(8)
+    linear = torch.nn.Linear(64, 48, bias=False).requires_grad_(False)
+    layer, weight = Fp8Linear(linear, turn=turn), linear.weight.detach()
+    first, scale = rounded(weight)
+    second = rounded_again(weight, first, scale)
+    known = layer.weight
+    for number, numbers in ((1, second), (1, second), (0, first), (1, second)):
+        layer.take_turn(number)
+        # What compiled layers know stays the same tensor.
+        assert layer.weight is known
+        assert torch.equal(layer.weight.view(torch.uint8), numbers.view(torch.uint8))
+        x = torch.linspace(-1, 1, 5 * 64).view(5, 64).requires_grad_()
+        out = layer(x)
+        out.sum().backward()
+        plain = Fp8Linear(linear)
+        plain.weight.data = numbers
+        again = x.detach().clone().requires_grad_()
+        assert torch.equal(plain(again), out)
+        plain(again).sum().backward()
+        assert torch.equal(x.grad, again.grad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
