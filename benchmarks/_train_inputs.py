@@ -55,20 +55,24 @@ def make_rows(root: Path) -> None:
 
 
 def make_texts(root: Path, length: int) -> None:
-    """As many rows as a few batches have, each of more tokens than `length`."""
+    """Write `texts`, rows that each have more tokens than `length`, and `short-texts`."""
     import random
 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    (root / "texts").mkdir()
     words, chance = (
         ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog"],
         random.Random(0),
     )
-    texts = [" ".join(chance.choices(words, k=2 * length)) for _ in range(64)]
     schema = pa.schema([("text", pa.string())], metadata={"format": "text", "labels": "[]"})
-    pq.write_table(pa.table({"text": texts}, schema=schema), root / "texts/train.parquet")
+    for name, sizes in (
+        ("texts", [2 * length] * 64),
+        ("short-texts", [chance.randint(20, 60) for _ in range(4096)]),
+    ):
+        texts = [" ".join(chance.choices(words, k=size)) for size in sizes]
+        (root / name).mkdir()
+        pq.write_table(pa.table({"text": texts}, schema=schema), root / name / "train.parquet")
 
 
 def tone_rows(folder: Path) -> list[Any]:

@@ -123,11 +123,15 @@ def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
 
 
 def ours(
-    folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int = SKIPPED
+    folder: Path,
+    fields: Any,
+    rows: list[Any] | None = None,
+    skipped: int = SKIPPED,
+    texts: str = "texts",
 ) -> dict[str, Any]:
     """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step.
 
-    Without `rows`, on the texts in the folder.
+    Without `rows`, on the texts of that name in the folder.
     """
     if rows is not None:
         # Another GPU's process would read the texts in the folder, not these rows.
@@ -163,8 +167,8 @@ def ours(
 
     place = Path(tempfile.mkdtemp(dir=folder))
     base = ActionInput(str(folder / "base"), str(folder / "base"), "model", "base")
-    texts = ActionInput(
-        str(folder / "texts"), str(folder / "texts/train.parquet"), "dataset", "texts"
+    data = ActionInput(
+        str(folder / texts), str(folder / texts / "train.parquet"), "dataset", "texts"
     )
     given = fields.model_dump(mode="json", exclude_unset=True)
     (place / "out").mkdir()
@@ -174,7 +178,7 @@ def ours(
         "adapter",
         "0" * 32,
         given,
-        {"model": base, "data": texts},
+        {"model": base, "data": data},
         {},
         str(place),
         str(place / "out"),
@@ -211,18 +215,24 @@ def ours_short(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def ours_texts(
-    folder: Path, options: argparse.Namespace, gpus: int, **training: Any
+    folder: Path, options: argparse.Namespace, gpus: int, *, short: bool = False, **asked: Any
 ) -> dict[str, Any]:
-    """A training as a build runs it: tokens out of the cache, compiled because that pays."""
+    """A training as a build runs it: tokens out of the cache, compiled because that pays.
+
+    `short`: batches of as many short rows as `options` say. `asked`: fields of the adapter.
+    """
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
     if gpus > 1 and torch_here().cuda.device_count() < gpus:
         raise SystemExit(f"needs {gpus} GPUs")
     # Some layers are compiled a second time after a few steps.
     steps, skipped = (4, 2) if options.quick else (60, 20)
+    training = {"steps": steps, "loss": "all"} | asked.pop("training", {})
+    batch = options.rows if short else 8
     return ours(
         folder,
-        adapter_fields(options, 8, training={"steps": steps, "loss": "all"} | training),
+        adapter_fields(options, batch, training=training, **asked),
         skipped=skipped,
+        texts="short-texts" if short else "texts",
     )
 
 
@@ -464,8 +474,15 @@ VARIANTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "ours-one-gpu": lambda folder, options: ours_texts(folder, options, 1),
     "ours-two-gpus": lambda folder, options: ours_texts(folder, options, 2),
     "ours-four-gpus": lambda folder, options: ours_texts(folder, options, 4),
-    "fp8-two-gpus": lambda folder, options: ours_texts(folder, options, 2, base="fp8"),
-    "sharded-two-gpus": lambda folder, options: ours_texts(folder, options, 2, shard="base"),
+    "fp8-two-gpus": lambda folder, options: ours_texts(
+        folder, options, 2, training={"base": "fp8"}
+    ),
+    "sharded-two-gpus": lambda folder, options: ours_texts(
+        folder, options, 2, training={"shard": "base"}
+    ),
+    "qlora-two-gpus": lambda folder, options: ours_texts(folder, options, 2, method="qlora"),
+    "short-one-gpu": lambda folder, options: ours_texts(folder, options, 1, short=True),
+    "short-two-gpus": lambda folder, options: ours_texts(folder, options, 2, short=True),
     "stock-long": stock_long,
     "stock-one": stock_one,
     "trl-liger": trl_liger,
