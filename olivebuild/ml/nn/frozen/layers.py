@@ -3,7 +3,9 @@
 Each layer's frozen weights are one piece of memory on the device. It is given back when the layer
 has been computed, and filled again a layer ahead of use, in the forward pass and in the backward
 pass, so that two layers' are there at a time. They are filled from a copy in the processor's memory
-(`offload`), or from pieces of which each process has one (`shard`). Their bytes are those that were
+(`offload`), or from pieces of which each process has one (`shard`). Until these are dealt out, they
+are filled from the weights as they were loaded, which are views of files: processes of one machine
+have them in memory once. Their bytes are those that were
 loaded, so that no result changes. Weights in FP8 have two roundings that take turns, of which one
 is on the device.
 
@@ -15,7 +17,7 @@ address: what read it would end the process, and never compute with another laye
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -39,26 +41,52 @@ class Source(Protocol):
         """Begin to fill `into`, uint8 [bytes]; return what waits for it."""
 
     @property
-    def kept(self) -> torch.Tensor:
-        """What lies here all the time, uint8."""
+    def kept(self) -> int:
+        """Bytes that lie here all the time."""
+
+
+class Loaded:
+    """A layer's weights as they were loaded, by the places that they have in it."""
+
+    def __init__(self, weights: Sequence[tuple[slice, torch.Tensor]]) -> None:
+        self._weights = weights
+
+    @property
+    def kept(self) -> int:
+        return sum(weight.numel() * weight.element_size() for _, weight in self._weights)
+
+    def begin(self, into: torch.Tensor) -> Callable[[], object]:
+        for place, weight in self._weights:
+            into[place].copy_(weight.view(-1).view(torch.uint8))
+        return _nothing
+
+    def copied(self, size: int, *, pinned: bool = False) -> torch.Tensor:
+        """Return a copy of the layer, uint8 [size], in the processor's memory."""
+        copy = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
+        self.begin(copy)
+        return copy
 
 
 class HostCopy:
     """A copy in the processor's memory, from which a card takes by itself."""
 
-    def __init__(self, kept: torch.Tensor, stream: Any) -> None:
-        self.kept = kept
+    def __init__(self, copy: torch.Tensor, stream: Any) -> None:
+        self._copy = copy
         self._stream = stream
+
+    @property
+    def kept(self) -> int:
+        return self._copy.numel()
 
     def begin(self, into: torch.Tensor) -> Callable[[], object]:
         if self._stream is None:
-            into.copy_(self.kept)
+            into.copy_(self._copy)
             return _nothing
         # The memory may have been another layer's, which is still computed.
         computing = torch.cuda.current_stream(into.device)
         self._stream.wait_stream(computing)
         with torch.cuda.stream(self._stream):
-            into.copy_(self.kept, non_blocking=True)
+            into.copy_(self._copy, non_blocking=True)
             filled = self._stream.record_event()
         return lambda: torch.cuda.current_stream(into.device).wait_event(filled)
 
@@ -66,11 +94,15 @@ class HostCopy:
 class Shard:
     """One of as many equal pieces as there are processes, which all gather together."""
 
-    def __init__(self, kept: torch.Tensor) -> None:
-        self.kept = kept
+    def __init__(self, piece: torch.Tensor) -> None:
+        self._piece = piece
+
+    @property
+    def kept(self) -> int:
+        return self._piece.numel()
 
     def begin(self, into: torch.Tensor) -> Callable[[], object]:
-        work = GATHER(into, self.kept, async_op=True)
+        work = GATHER(into, self._piece, async_op=True)
         waiting: Callable[[], object] = work.wait
         return waiting
 
@@ -98,20 +130,24 @@ class _Layer:
             starts.append(end)
             end += -(-weight.numel() * weight.element_size() // ALIGNED) * ALIGNED
         size = -(-end // (ALIGNED * shares)) * ALIGNED * shares
-        turns = 2 if any(weight in seconds for weight in weights) else 1
-        self.hosts = [
-            torch.zeros(size, dtype=torch.uint8, pin_memory=stream is not None)
-            for _ in range(turns)
-        ]
         self.flat = torch.empty(size, dtype=torch.uint8, device=device)
+        turns = 2 if any(weight in seconds for weight in weights) else 1
+        loaded: list[list[tuple[slice, torch.Tensor]]] = [[] for _ in range(turns)]
         for start, weight in zip(starts, weights, strict=True):
-            data = weight.data.contiguous()
-            taken = slice(start, start + data.numel() * data.element_size())
-            for host, each in zip(self.hosts, (data, seconds.get(weight, data)), strict=False):
-                host[taken].copy_(each.contiguous().view(-1).view(torch.uint8))
-            weight.data = self.flat[taken].view(data.dtype).view(data.shape)
+            # On the device they would take the memory that this is to save.
+            data = weight.data.contiguous().cpu()
+            place = slice(start, start + data.numel() * data.element_size())
+            for each, values in zip(loaded, (data, seconds.get(weight, data)), strict=False):
+                each.append((place, values.contiguous().cpu()))
+            weight.data = self.flat[place].view(data.dtype).view(data.shape)
         self.size = size
-        self.sources: list[Source] = [HostCopy(host, stream) for host in self.hosts]
+        self.sources: list[Source] = []
+        for source in map(Loaded, loaded):
+            if shares > 1:
+                self.sources.append(source)
+            else:
+                copy = source.copied(size, pinned=stream is not None)
+                self.sources.append(HostCopy(copy, stream))
         self._turn = 0
         self._waiting: Callable[[], object] | None = None
         self._storage = self.flat.untyped_storage()
@@ -142,14 +178,15 @@ class _Layer:
     @property
     def kept(self) -> int:
         """Bytes that lie here all the time."""
-        return sum(source.kept.numel() for source in self.sources)
+        return sum(source.kept for source in self.sources)
 
     def shard(self, rank: int, count: int) -> None:
         """Keep piece `rank` of `count` on the device, and gather it from all from now on."""
         self.release()
-        pieces = [host.view(count, -1)[rank] for host in self.hosts]
-        self.sources = [Shard(piece.to(self.flat.device, copy=True)) for piece in pieces]
-        self.hosts = []
+        for number, source in enumerate(self.sources):
+            assert isinstance(source, Loaded)
+            whole = source.copied(self.size).view(count, -1)
+            self.sources[number] = Shard(whole[rank].to(self.flat.device, copy=True))
 
     def release(self) -> None:
         """Give its memory back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from olivebuild.ml.nn.frozen import layers as frozen_layers
-from olivebuild.ml.nn.frozen.layers import FrozenLayers, HostCopy
+from olivebuild.ml.nn.frozen.layers import FrozenLayers, HostCopy, Loaded
 
 DEPTH, WIDTH = 5, 8
 
@@ -166,3 +167,26 @@ def test_a_copy_waits_for_what_is_computed_and_what_is_computed_for_the_copy(
     wait()
     assert told[-1] == "computing waits for event of copying"
     assert bool(torch.all(into == 1))
+
+
+def test_weights_that_are_to_be_dealt_out_are_not_copied_before(tmp_path: Path) -> None:
+    """They are views of files, which the processes of a machine have in memory once."""
+    from safetensors.torch import load_file, save_file
+
+    model = Model()
+    save_file({n: p.detach().clone() for n, p in model.named_parameters()}, tmp_path / "model")
+    loaded = load_file(tmp_path / "model")
+    for name, parameter in model.named_parameters():
+        parameter.data = loaded[name]
+    wanted, places = gradients(model), {t.data_ptr() for t in loaded.values()}
+    layers = FrozenLayers(model, torch.device("cpu"), shares=2)
+    weights = [
+        weight.data_ptr()
+        for layer in layers._layers
+        for source in layer.sources
+        if isinstance(source, Loaded)
+        for _, weight in source._weights
+    ]
+    assert len(weights) == 2 * DEPTH - 1
+    assert set(weights) <= places
+    assert all(map(torch.equal, gradients(model), wanted))
