@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -148,6 +149,7 @@ def ours(
     ends: list[float] = []
     losses: list[float] = []
     notes: list[str] = []
+    began = time.monotonic()
 
     class Listening(Job):
         def say(self, event: str, **data: Any) -> None:
@@ -162,8 +164,12 @@ def ours(
                 losses.append(float(data["loss"]))
             elif event == "note":
                 notes.append(str(data["text"]))
-            elif event == "progress" and data["done"] == 0:
-                ends.append(clock(torch))
+                print(f"{time.monotonic() - began:6.1f} s  {data['text']}", file=sys.stderr)
+            elif event == "progress":
+                done = data["done"]
+                if done == 0:
+                    ends.append(clock(torch))
+                print(f"{time.monotonic() - began:6.1f} s  {done} steps", file=sys.stderr)
 
     place = Path(tempfile.mkdtemp(dir=folder))
     base = ActionInput(str(folder / "base"), str(folder / "base"), "model", "base")

@@ -114,8 +114,11 @@ def measure(
         )
         if done.returncode:
             print(done.stderr[-1500:], file=sys.stderr, flush=True)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as e:
         found = {"failed": f"took more than {options.limit} s"}
+        # How far it came.
+        last = (e.stderr or b"").decode(errors="replace")
+        print(last[-1500:], file=sys.stderr, flush=True)
     except (ValueError, IndexError):
         found = {"failed": "said nothing"}
     old = results.get(name, {})
