@@ -108,13 +108,13 @@ def random_rows(lengths: list[int], vocabulary: int) -> list[Any]:
     ]
 
 
-def make_model(folder: Path, options: argparse.Namespace) -> None:
-    """A Phi-3 with random weights, made where it is fast, in a process of its own so that this one
-    stays small.
+def make_model(folder: Path, options: argparse.Namespace, write: str = "write_model") -> None:
+    """A model with random weights, made by `write` in a process of its own so that this one stays
+    small.
     """
     script = (
         "import sys, json; sys.path.insert(0, sys.argv[1]); import benchmarks._train_inputs as b; "
-        "b.write_model(sys.argv[2], json.loads(sys.argv[3]))"
+        f"b.{write}(sys.argv[2], json.loads(sys.argv[3]))"
     )
     command = [sys.executable, "-c", script, str(HOME), str(folder), json.dumps(vars(options))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -122,12 +122,10 @@ def make_model(folder: Path, options: argparse.Namespace) -> None:
         raise SystemExit(done.stderr)
 
 
-def write_model(name: str, options: dict[str, Any]) -> None:
-    import torch
+def write_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    folder = Path(name)
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -148,6 +146,15 @@ def write_model(name: str, options: dict[str, Any]) -> None:
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
     ).save_pretrained(folder)
+
+
+def write_model(name: str, options: dict[str, Any]) -> None:
+    """A Phi-3 of the sizes in `options`, made where it is fast."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    folder = Path(name)
+    write_tokenizer(folder)
     config = Phi3Config(
         vocab_size=options["vocabulary"],
         hidden_size=options["hidden"],
@@ -169,3 +176,75 @@ def write_model(name: str, options: dict[str, Any]) -> None:
         model = Phi3ForCausalLM(config)
         torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder)
+
+
+CARD = 80 * 10**9
+"""Bytes of memory of an H100 or A100."""
+SHAPE_70B = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+}
+"""Of Llama 2 and 3 of 70 B parameters: their config.json."""
+DRAWN = 1 << 28
+"""Numbers that are drawn, and repeated from tensor to tensor."""
+
+
+def write_large(name: str, options: dict[str, Any]) -> None:
+    """A Llama of the 70B's shape, with as many layers as are more than `CARD` in bfloat16.
+
+    A file for each layer, several at once: the weights say nothing, and there are many.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = Path(name)
+    write_tokenizer(folder)
+    shape: dict[str, Any] = dict(SHAPE_70B)
+    layers = 0
+    if options["quick"]:
+        shape = dict.fromkeys(SHAPE_70B, 4) | {"hidden_size": 64, "intermediate_size": 128}
+        layers = 3
+
+    def of(count: int) -> Any:
+        return LlamaConfig(
+            vocab_size=options["vocabulary"],
+            num_hidden_layers=count,
+            max_position_embeddings=4096,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=False,
+            dtype=torch.bfloat16,
+            **shape,
+        )
+
+    with torch.device("meta"):
+        one = LlamaForCausalLM(of(1)).state_dict()
+    layer = {n: tuple(t.shape) for n, t in one.items() if ".layers." in n}
+    rest = {n: tuple(t.shape) for n, t in one.items() if ".layers." not in n}
+    layers = layers or CARD // sum(2 * torch.Size(s).numel() for s in layer.values()) + 1
+    drawn = torch.randn(DRAWN >> (14 if options["quick"] else 0)).mul_(0.02).to(torch.bfloat16)
+
+    def write(number: int) -> tuple[str, list[str]]:
+        of_file = {n.replace(".0.", f".{number}.", 1): s for n, s in layer.items()}
+        of_file = of_file if number < layers else rest
+        tensors = {}
+        for key, size in of_file.items():
+            count = torch.Size(size).numel()
+            tensor = torch.ones(count) if len(size) == 1 else drawn.repeat(-(-count // len(drawn)))
+            tensors[key] = tensor[:count].to(torch.bfloat16).view(size).contiguous()
+        file = f"model-{number + 1:05}-of-{layers + 1:05}.safetensors"
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        return file, list(tensors)
+
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(write, range(layers + 1)))
+    index = {"metadata": {}, "weight_map": {n: file for file, names in written for n in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = of(layers)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks._train_inputs import SKIPPED, long_rows, short_rows, tone_rows
+from benchmarks._train_inputs import CARD, SKIPPED, long_rows, short_rows, tone_rows
 
 
 def child(options: argparse.Namespace) -> None:
@@ -129,10 +129,11 @@ def ours(
     rows: list[Any] | None = None,
     skipped: int = SKIPPED,
     texts: str = "texts",
+    base: str = "base",
 ) -> dict[str, Any]:
     """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step.
 
-    Without `rows`, on the texts of that name in the folder.
+    `base` is the model's folder. Without `rows`, on the texts of that name.
     """
     if rows is not None:
         # Another GPU's process would read the texts in the folder, not these rows.
@@ -172,7 +173,7 @@ def ours(
                 print(f"{time.monotonic() - began:6.1f} s  {done} steps", file=sys.stderr)
 
     place = Path(tempfile.mkdtemp(dir=folder))
-    base = ActionInput(str(folder / "base"), str(folder / "base"), "model", "base")
+    model = ActionInput(str(folder / base), str(folder / base), "model", "base")
     data = ActionInput(
         str(folder / texts), str(folder / texts / "train.parquet"), "dataset", "texts"
     )
@@ -184,7 +185,7 @@ def ours(
         "adapter",
         "0" * 32,
         given,
-        {"model": base, "data": data},
+        {"model": model, "data": data},
         {},
         str(place),
         str(place / "out"),
@@ -240,6 +241,22 @@ def ours_texts(
         skipped=skipped,
         texts="short-texts" if short else "texts",
     )
+
+
+def large_on_two_cards(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A base that is larger than a card, on two that have `CARD` bytes left."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
+    torch = torch_here()
+    others = []
+    for number in range(torch.cuda.device_count()):
+        taken = torch.cuda.mem_get_info(number)[0] - CARD
+        others.append(torch.empty(max(0, taken), dtype=torch.uint8, device=f"cuda:{number}"))
+    training = {"steps": 4 if options.quick else 8, "loss": "all", "shard": "base"}
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    fields = adapter_fields(options, 4, modules=modules, training=training)
+    found = ours(folder, fields, skipped=2, base="large")
+    found["memory"] -= others[0].numel() if others else 0
+    return found
 
 
 SMALL_CARD = 8 << 30
@@ -486,6 +503,7 @@ VARIANTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "sharded-two-gpus": lambda folder, options: ours_texts(
         folder, options, 2, training={"shard": "base"}
     ),
+    "large-two-gpus": large_on_two_cards,
     "qlora-two-gpus": lambda folder, options: ours_texts(folder, options, 2, method="qlora"),
     "short-one-gpu": lambda folder, options: ours_texts(folder, options, 1, short=True),
     "short-two-gpus": lambda folder, options: ours_texts(folder, options, 2, short=True),
