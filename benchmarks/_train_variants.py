@@ -231,8 +231,9 @@ def ours_texts(
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
     if gpus > 1 and torch_here().cuda.device_count() < gpus:
         raise SystemExit(f"needs {gpus} GPUs")
-    # Some layers are compiled a second time after a few steps.
-    steps, skipped = (4, 2) if options.quick else (60, 20)
+    # So many that compiling pays: another GPU's process decides that for itself. Some layers are
+    # compiled a second time after a few steps.
+    steps, skipped = (4, 2) if options.quick else (150 if short else 90, 20)
     training = {"steps": steps, "loss": "all"} | asked.pop("training", {})
     batch = options.rows if short else 8
     return ours(

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
     parser.add_argument("--rounds", type=int, default=2, help="times each side runs, in turn (CPU)")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
-    parser.add_argument("--limit", type=int, default=150, help="seconds for one variant")
+    parser.add_argument("--limit", type=int, default=180, help="seconds for one variant")
     parser.add_argument(
         "--gpu",
         action="store_true",
