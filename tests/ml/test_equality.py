@@ -7,11 +7,8 @@ import pytest
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from olivebuild.ml.onnx.equality import (  # noqa: E402
-    K_QUANT,
-    _check_slots,
-    _compare_kernels,
-)
+from olivebuild.ml.onnx.builder import K_QUANT, k_quant_on_processor  # noqa: E402
+from olivebuild.ml.onnx.equality import _check_slots, _compare_kernels  # noqa: E402
 from olivebuild.ml.onnx.skeleton import Quantised, Skeleton, Slot  # noqa: E402
 from olivebuild.ml.weights.errors import NotProvenEqual  # noqa: E402
 
@@ -69,6 +66,15 @@ def test_k_quant_is_that_of_a_processor_where_onnx_runtime_takes_a_gpu(
     monkeypatch.setattr(weight_only, K_QUANT, on_gpu)
     rows = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     _compare_kernels("w", rows, Quantised(4, 32, False, "F32", "k_quant"))
+    # So does a model that is built whole.
+    on_gpu.__module__ = weight_only.__name__
+    with k_quant_on_processor():
+        assert getattr(weight_only, K_QUANT) is weight_only.quant_tensor_k_quant_cpu
+    assert getattr(weight_only, K_QUANT) is on_gpu
+    # What records the builder stays.
+    on_gpu.__module__ = "olivebuild"
+    with k_quant_on_processor():
+        assert getattr(weight_only, K_QUANT) is on_gpu
     monkeypatch.delattr(weight_only, "quant_tensor_k_quant_cpu")
     with pytest.raises(NotProvenEqual, match="has no quant_tensor_k_quant_cpu"):
         _compare_kernels("w", rows, Quantised(4, 32, False, "F32", "k_quant"))

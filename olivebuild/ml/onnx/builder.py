@@ -34,6 +34,9 @@ NOT_OPTIONS = {
     "model", "adapter", "source", "trust", "precision", "provider", "overrides", "slots",
     "calibration", "moments", "tuning",
 }  # fmt: skip
+K_QUANT = "quant_tensor_k_quant_cuda"
+"""ONNX Runtime's function for its k-quant, on any device: where cupy is installed, on a GPU."""
+K_QUANT_ON_CPU = "quant_tensor_k_quant_cpu"
 EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
 """Names of the epsilon of norms in configurations, where it is not `rms_norm_eps`.
 
@@ -82,7 +85,7 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
         str(job.out.parent / "builder"),
     )
     try:
-        with _no_repository():
+        with _no_repository(), k_quant_on_processor():
             parsed = parse_extra_options(*place, words, **more)
             _name_epsilon(parsed["hf_details"]["hf_config"])
             create_model(*place, **parsed)
@@ -115,6 +118,27 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
             load_tokenizer(folder, trust_remote_code=trust)
         raise
     job.progress("converting", 1, 1)
+
+
+@contextlib.contextmanager
+def k_quant_on_processor() -> Iterator[None]:
+    """Let ONNX Runtime compute its k-quant on a processor, also where it would take a GPU.
+
+    There cupy adds in another order, to other last bits, and no key names cupy.
+    """
+    from onnxruntime.quantization.neural_compressor import weight_only
+
+    taken = getattr(weight_only, K_QUANT, None)
+    instead = getattr(weight_only, K_QUANT_ON_CPU, None)
+    # What records the builder has put something in its place.
+    if taken is None or instead is None or taken.__module__ != weight_only.__name__:
+        yield
+        return
+    setattr(weight_only, K_QUANT, instead)
+    try:
+        yield
+    finally:
+        setattr(weight_only, K_QUANT, taken)
 
 
 def _name_epsilon(config: Any) -> None:

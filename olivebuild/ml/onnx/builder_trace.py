@@ -30,8 +30,8 @@ from olivebuild.core.fs import trees
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.ml.models.layered import without_weights
 from olivebuild.ml.onnx.assemble import CONSTANTS
-from olivebuild.ml.onnx.builder import load
-from olivebuild.ml.onnx.equality import K_QUANT, prove
+from olivebuild.ml.onnx.builder import K_QUANT, load
+from olivebuild.ml.onnx.equality import prove
 from olivebuild.ml.onnx.layout import (
     Holes,
     Recorded,

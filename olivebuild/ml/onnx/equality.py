@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.onnx.builder import K_QUANT_ON_CPU
 from olivebuild.ml.onnx.layout import Recorded, RecordedInitializer, origin_of
 from olivebuild.ml.onnx.op_recorder import TORCH, OpRecorder
 from olivebuild.ml.onnx.patches import foreign_code
@@ -20,10 +21,6 @@ from olivebuild.ml.onnx.skeleton import Quantised, Rows, Skeleton, TensorRecipe,
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import Weights
 
-K_QUANT = "quant_tensor_k_quant_cuda"
-"""ONNX Runtime's function for its k-quant, on any device: where cupy is installed, on a GPU."""
-K_QUANT_ON_CPU = "quant_tensor_k_quant_cpu"
-"""The one that ours is compared with. A GPU adds in another order, to other last bits."""
 SAMPLE = 64
 """Rows of each tensor on which our quantiser is compared with ONNX Runtime's."""
 PIECES = 16
