@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -83,12 +83,15 @@ def _family(job: Job, fields: AdapterFields, loop: TrainingLoop) -> str:
     from olivebuild.steps.adapter import STEP
     from olivebuild.steps.parts.training import NO_RESULT
 
-    parameters = STEP.parameters(fields)
+    parameters: Any = STEP.parameters(fields)
+    written = fields.training.resolved().model_dump(mode="json")
     training = {
         k: v
-        for k, v in fields.training.resolved().model_dump(mode="json").items()
+        for k, v in written.items()
         if k not in (*NO_RESULT, "steps", "epochs", "decay", "warmup_ratio")
     }
+    # What a key holds beside the fields.
+    training |= {k: v for k, v in parameters["training"].items() if k not in written}
     # Of the data sets, the digest of the rows counts, and not that of the whole.
     inputs = {
         role: entry.digest
