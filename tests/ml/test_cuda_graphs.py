@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +39,47 @@ def test_lengths_are_padded_to_few() -> None:
     sizes = [cuda_graphs._padded(count, 32) for count in range(1, 1025)]
     assert sorted(set(sizes)) == [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
     assert all(count <= size for count, size in enumerate(sizes, 1))
+
+
+def test_each_rounding_of_a_base_has_graphs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph has the addresses of the weights that it was captured with."""
+    made = list[int]()
+
+    class Graph:
+        def __init__(self, forward: Any, _shape: Shape) -> None:
+            self.turn = forward.turn
+            made.append(self.turn)
+
+        def fill(self, *_: object) -> None:
+            pass
+
+        def capture(self, _pool: object) -> None:
+            pass
+
+        def replay(self) -> torch.Tensor:
+            return torch.tensor(float(self.turn))
+
+    class Forward:
+        model, turn, scale, most_tokens = SmallModel(), 0, 1.0, 4096
+
+    monkeypatch.setattr(cuda_graphs, "_Graph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    forward: Any = Forward()
+    graphs = cuda_graphs.StepGraphs(forward)
+    batch = [Tokens(np.arange(5, dtype=np.int32), np.arange(5) >= 2)]
+    found = []
+    for turn in (0, 1, 0, 1):
+        forward.turn = turn
+        loss = graphs.backward(batch, 3)
+        assert loss is not None
+        found.append(float(loss))
+    assert found == [0, 1, 0, 1]
+    assert made == [0, 1]
+
+
+class SmallModel(torch.nn.Linear):
+    """As far as it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=10))

@@ -230,6 +230,7 @@ class Forward:
         cards = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(cards):
             if judging:
+                self.begin(0)
                 with torch.no_grad(), evaluating(self.model):
                     self._counted(*self.lay_out([row]))
                 return
@@ -312,6 +313,8 @@ class Forward:
         """Return logits and targets of counted tokens, [counted, vocabulary] and [counted]."""
         if self._passes:
             self._passes.announce()
+        # All judgements of a training are of the same weights of the base.
+        self.begin(0)
         if not isinstance(part, Padded):
             return self.logits(part), part.targets
         counted = part.targets.flatten() >= 0

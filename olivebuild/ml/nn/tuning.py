@@ -98,7 +98,10 @@ def _fit_into_memory(
         + torch.cuda.memory_reserved(device)
         - torch.cuda.memory_allocated(device)
     )
-    kept = bytes_of_changes(model) + (layers.two_layers if layers else 0)
+    kept = bytes_of_changes(model)
+    if layers:
+        # Pieces come to the device later.
+        kept += layers.two_layers + (layers.kept // layers.shares if layers.shares > 1 else 0)
     room = free * MEMORY_SHARE - kept
     fitting = int(room / bytes_per_token(model))
     if fitting < longest:

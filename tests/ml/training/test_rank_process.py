@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn.forward import Forward, Setup, labels_of
-from olivebuild.ml.training.rank_process import Share, _shares
+from olivebuild.ml.nn.frozen.fp8 import layers_of, quantise_base
+from olivebuild.ml.training import data_parallel
+from olivebuild.ml.training.rank_process import Share, _shares, run_rank
 from olivebuild.ml.training.schedule import Schedule
 from tests.support.tiny_models import COMMON
 
@@ -60,3 +64,36 @@ def test_a_resumed_training_goes_on_with_its_batches(forward: Forward) -> None:
 def test_more_processes_than_rows_leave_one_without(forward: Forward) -> None:
     counts = [len(shares(forward, rank, 5)[0][0]) for rank in range(5)]
     assert sorted(counts) == [0, 0, 1, 1, 1]
+
+
+def test_each_step_is_computed_by_the_rounding_whose_turn_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a base in FP8, as in the first process; and all judgements are of the first rounding."""
+    sizes = COMMON | SMALL | {"hidden_size": 32, "intermediate_size": 32}
+    model: Any = get_peft_model(
+        Phi3ForCausalLM(Phi3Config(**sizes)), LoraConfig(target_modules=["o_proj"])
+    )
+    assert quantise_base(model)[0]
+    setup = Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=64)
+    forward = Forward(model, torch.device("cpu"), setup, lambda _: None)
+    asked = iter([0, 1, data_parallel.PASS, 2, 3, data_parallel.END])
+    turns, judged = list[int](), list[int]()
+
+    def backward(rows: object, layout: object, labels: int) -> torch.Tensor:
+        turns.append(forward.turn)
+        assert {layer.turn for layer in layers_of(model)} == {forward.turn}
+        return torch.zeros(())
+
+    def logits(part: object) -> Any:
+        judged.append(forward.turn)
+        return torch.zeros(1, 32)
+
+    monkeypatch.setattr(forward, "backward", backward)
+    monkeypatch.setattr(forward, "padded_logits", logits)
+    monkeypatch.setattr(data_parallel, "receive_step", lambda: (next(asked), 1.0))
+    monkeypatch.setattr(data_parallel, "receive_weights", lambda _: None)
+    monkeypatch.setattr(data_parallel, "reduce_gradients", lambda *_: None)
+    run_rank(forward, ROWS, SCHEDULE, 0, 1, 2)
+    assert turns == [0, 1, 0, 1]
+    assert judged == [0]

@@ -63,7 +63,7 @@ def place(job: Job, fields: AdapterFields, model: Any, device: torch.device, sha
         _to_fp8(job, model, turn=not training.pages_base and _has_room(model, device))
     if not training.pages_base:
         return
-    layers = FrozenLayers(model, device, shares, fp8.take_seconds(model))
+    layers = FrozenLayers(model, device, shares, fp8.seconds_of(model))
     if not fields.quantises:
         model.to(device)
     where = "in the processor's memory"
@@ -72,8 +72,8 @@ def place(job: Job, fields: AdapterFields, model: Any, device: torch.device, sha
         if shares == 1:
             job.note("one process trains alone, so that shard: base has nobody to share with")
     job.note(
-        f"frozen weights of {len(layers)} layers lie {where}, and on the device while they are "
-        f"used: {size(layers.two_layers)} of {size(layers.whole)} at a time"
+        f"frozen weights of {len(layers)} layers lie {where}, {size(layers.kept)} in all, and on "
+        f"the device while they are used: {size(layers.two_layers)} at a time"
     )
 
 

@@ -14,7 +14,7 @@ What is learnt goes into the base's own weights when it is merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,14 +112,20 @@ def layers_of(model: torch.nn.Module) -> list[Fp8Linear]:
     return [module for module in model.modules() if isinstance(module, Fp8Linear)]
 
 
-def take_seconds(model: torch.nn.Module) -> dict[torch.nn.Parameter, torch.Tensor]:
-    """Take the second rounding of each weight in FP8 out of its layer."""
-    seconds = {}
-    for layer in layers_of(model):
-        if layer.second is not None:
-            seconds[layer.weight] = layer.second
-            layer.second = None
-    return seconds
+def seconds_of(model: torch.nn.Module) -> Callable[[torch.nn.Parameter], torch.Tensor | None]:
+    """Return what takes the second rounding of a weight out of its layer; None where it has none.
+
+    It is called for each weight that lies elsewhere from then on.
+    """
+    layers = {layer.weight: layer for layer in layers_of(model)}
+
+    def take(weight: torch.nn.Parameter) -> torch.Tensor | None:
+        if weight not in layers:
+            return None
+        second, layers[weight].second = layers[weight].second, None
+        return second
+
+    return take
 
 
 @contextmanager

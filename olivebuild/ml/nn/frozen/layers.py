@@ -4,10 +4,10 @@ Each layer's frozen weights are one piece of memory on the device. It is given b
 has been computed, and filled again a layer ahead of use, in the forward pass and in the backward
 pass, so that two layers' are there at a time. They are filled from a copy in the processor's memory
 (`offload`), or from pieces of which each process has one (`shard`). Until these are dealt out, they
-are filled from the weights as they were loaded, which are views of files: processes of one machine
-have them in memory once. Their bytes are those that were
-loaded, so that no result changes. Weights in FP8 have two roundings that take turns, of which one
-is on the device.
+are filled from the weights as they were loaded: views of files, which processes of one machine have
+in memory once, unless their number format was changed. Their bytes are those that were loaded, so
+that no result changes. Weights in FP8 have two roundings that take turns, of which one is on the
+device.
 
 What autograd keeps of a weight, also a view of it, is the same memory, as in torch's first
 FullyShardedDataParallel (torch/distributed/fsdp/_flat_param.py). A weight that is not there has no
@@ -17,7 +17,7 @@ address: what read it would end the process, and never compute with another laye
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -114,13 +114,13 @@ def _nothing() -> None:
 class _Layer:
     """One layer's frozen weights, which are views of `flat`, uint8 [bytes].
 
-    `seconds` are what weights have for every other step.
+    `second_of` gives what a weight has for every other step, once, or None.
     """
 
     def __init__(
         self,
         weights: list[torch.nn.Parameter],
-        seconds: Mapping[torch.nn.Parameter, torch.Tensor],
+        second_of: Callable[[torch.nn.Parameter], torch.Tensor | None],
         device: torch.device,
         shares: int,
         stream: Any,
@@ -131,13 +131,15 @@ class _Layer:
             end += -(-weight.numel() * weight.element_size() // ALIGNED) * ALIGNED
         size = -(-end // (ALIGNED * shares)) * ALIGNED * shares
         self.flat = torch.empty(size, dtype=torch.uint8, device=device)
-        turns = 2 if any(weight in seconds for weight in weights) else 1
+        seconds = [second_of(weight) for weight in weights]
+        turns = 1 if all(second is None for second in seconds) else 2
         loaded: list[list[tuple[slice, torch.Tensor]]] = [[] for _ in range(turns)]
-        for start, weight in zip(starts, weights, strict=True):
+        for start, weight, second in zip(starts, weights, seconds, strict=True):
             # On the device they would take the memory that this is to save.
             data = weight.data.contiguous().cpu()
             place = slice(start, start + data.numel() * data.element_size())
-            for each, values in zip(loaded, (data, seconds.get(weight, data)), strict=False):
+            both = data, data if second is None else second
+            for each, values in zip(loaded, both, strict=False):
                 each.append((place, values.contiguous().cpu()))
             weight.data = self.flat[place].view(data.dtype).view(data.shape)
         self.size = size
@@ -203,8 +205,8 @@ class FrozenLayers:
     """The frozen weights of all decoder layers of peft's `model`, on `device` when they are needed.
 
     They may lie on another device before. `shares`: the number of processes that will have a piece
-    each. `seconds`: what some weights have for every other turn. All passes must be of the whole
-    model, in the order of its layers, or they wait.
+    each. `second_of` takes a weight's second rounding from where it lies, if it has one. All passes
+    must be of the whole model, in the order of its layers, or they wait.
     """
 
     def __init__(
@@ -212,14 +214,14 @@ class FrozenLayers:
         model: Any,
         device: torch.device,
         shares: int = 1,
-        seconds: Mapping[torch.nn.Parameter, torch.Tensor] | None = None,
+        second_of: Callable[[torch.nn.Parameter], torch.Tensor | None] = lambda _: None,
     ) -> None:
         self.shares = shares
         on_card = device.type == "cuda" and shares == 1
         stream = torch.cuda.Stream(device) if on_card else None
         modules = decoder_layers(model)
         self._layers = [
-            _Layer(weights, seconds or {}, device, shares, stream)
+            _Layer(weights, second_of, device, shares, stream)
             for weights in _frozen_of(modules, model)
         ]
         self.most_here = 0

@@ -6,15 +6,20 @@ from typing import Any
 
 from olivebuild.ml.nn.frozen import fp8
 from olivebuild.ml.nn.frozen import layers as frozen_layers
+from olivebuild.ml.nn.frozen.layers import FrozenLayers
 
 
 class Turns:
     """Has whatever holds a base's weights take the rounding whose turn it is."""
 
     def __init__(self, model: Any) -> None:
-        paged = frozen_layers.of(model)
-        in_fp8 = fp8.layers_of(model)
-        self._holders = [paged] if paged and in_fp8 else in_fp8
+        paged, in_fp8 = frozen_layers.of(model), fp8.layers_of(model)
+        # The second roundings of layers that come and go lie there.
+        self._holders: list[FrozenLayers | fp8.Fp8Linear] = [
+            layer for layer in in_fp8 if layer.second is not None
+        ]
+        if paged and in_fp8:
+            self._holders.append(paged)
         self.turn = 0
         """0 or 1; always 0 of a base in another format."""
 
