@@ -188,7 +188,7 @@ def gpu(root: Path, options: argparse.Namespace) -> None:
         ("fp8-long", "ours-long", "tokens a second with a base in FP8 beside bf16", 1.35),
         ("fp8-long", "qlora-long", "tokens a second with a base in FP8 beside QLoRA", 1.0),
         ("ours-two-gpus", "ours-one-gpu", "tokens a second on two GPUs beside one", 1.8),
-        ("short-two-gpus", "short-one-gpu", "the same, rows of 20 to 60 tokens", 1.8),
+        ("short-two-gpus", "short-one-gpu", "the same, rows of 20 to 60 words", 1.8),
         (
             "ours-short",
             "stock-one",
