@@ -231,9 +231,10 @@ def ours_texts(
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
     if gpus > 1 and torch_here().cuda.device_count() < gpus:
         raise SystemExit(f"needs {gpus} GPUs")
-    # So many that compiling pays: another GPU's process decides that for itself. Some layers are
-    # compiled a second time after a few steps.
-    steps, skipped = (4, 2) if options.quick else (150 if short else 90, 20)
+    # So many that compiling pays by the tokens and the numbers that weights are in: another GPU's
+    # process decides that for itself. Some layers are compiled a second time after a few steps.
+    long = 150 if short else 180 if asked.get("method") == "qlora" else 90
+    steps, skipped = (4, 2) if options.quick else (long, 20)
     training = {"steps": steps, "loss": "all"} | asked.pop("training", {})
     batch = options.rows if short else 8
     return ours(
