@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import olivebuild
 from tests.support import forks, require
+
+# A machine that is busy is slow now and then, which is no fault of what is tested.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 RECIPE = """\
 default: onnx-int4

@@ -395,7 +395,7 @@ def test_what_is_no_manifest_is_refused(text: bytes) -> None:
         Manifest.from_json(text)
 
 
-@settings(deadline=None, database=None, max_examples=200)
+@settings(database=None, max_examples=200)
 @given(json_values)
 def test_any_json_is_a_manifest_or_a_value_error(value: object) -> None:
     for text in (json.dumps(value), json.dumps({"files": value}), json.dumps({"files": [value]})):
@@ -405,7 +405,7 @@ def test_any_json_is_a_manifest_or_a_value_error(value: object) -> None:
             continue
 
 
-@settings(deadline=None, database=None, max_examples=300)
+@settings(database=None, max_examples=300)
 @given(st.sampled_from(["name", "executable", "size", "digest", "blobs"]), json_values)
 def test_any_value_in_an_entry_is_a_manifest_or_a_value_error(field: str, value: object) -> None:
     try:

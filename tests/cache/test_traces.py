@@ -271,14 +271,14 @@ def test_what_is_no_trace_is_refused(text: str | bytes) -> None:
         Trace.from_json(text)
 
 
-@settings(deadline=None, database=None, max_examples=200)
+@settings(database=None, max_examples=200)
 @given(json_values)
 def test_any_json_is_a_value_error_unless_it_is_a_trace(value: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         Trace.from_json(json.dumps(value))
 
 
-@settings(deadline=None, database=None, max_examples=400)
+@settings(database=None, max_examples=400)
 @given(st.sampled_from(sorted(to_builtins(TRACE))), json_values)
 def test_any_value_in_a_trace_is_a_trace_or_a_value_error(field: str, value: object) -> None:
     try:

@@ -254,7 +254,7 @@ def test_a_date_that_python_does_not_have_is_told(tmp_path: Path, kind: Any) -> 
         list(read_file(tmp_path / "a.parquet", "a.parquet"))
 
 
-@settings(deadline=None, database=None, max_examples=200)
+@settings(database=None, max_examples=200)
 @given(st.sampled_from([".jsonl", ".json", ".csv", ".tsv"]), st.binary(max_size=60))
 def test_arbitrary_bytes_are_rows_or_an_error_of_the_input(
     tmp_path_factory: pytest.TempPathFactory, ending: str, data: bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from datasets import ReadInstruction
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from olivebuild.core.errors import InvalidValue
@@ -18,7 +18,6 @@ def written(start: int | None, stop: int | None, unit: str) -> str:
     return ":".join("" if b is None else f"{b}{unit}" for b in (start, stop))
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 100),
     st.tuples(BOUND, BOUND, st.just("")) | st.tuples(SHARE, SHARE, st.just("%")),

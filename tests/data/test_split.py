@@ -59,7 +59,7 @@ def test_no_rows_have_no_groups() -> None:
     assert near_duplicate_groups([]) == []
 
 
-@settings(deadline=None, database=None, max_examples=120)
+@settings(database=None, max_examples=120)
 @given(st.lists(words, max_size=9))
 def test_every_pair_that_is_similar_is_together_and_every_group_is_connected(
     texts: list[str],
@@ -76,7 +76,7 @@ def test_every_pair_that_is_similar_is_together_and_every_group_is_connected(
     ]
 
 
-@settings(deadline=None, database=None, max_examples=100)
+@settings(database=None, max_examples=100)
 @given(st.lists(words, max_size=9), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(texts: list[str], random: object) -> None:
     order = list(range(len(texts)))
@@ -85,7 +85,7 @@ def test_the_order_of_rows_does_not_matter(texts: list[str], random: object) -> 
     assert near_duplicate_groups([texts[i] for i in order]) == [groups[i] for i in order]
 
 
-@settings(deadline=None, database=None, max_examples=120)
+@settings(database=None, max_examples=120)
 @given(st.lists(words, min_size=1, max_size=9), words, st.integers(0, 3))
 def test_a_row_that_is_near_no_other_moves_no_row(texts: list[str], added: str, seed: int) -> None:
     assume(all(similarity(added, t) < SIMILARITY - 1e-12 for t in texts))
@@ -94,7 +94,7 @@ def test_a_row_that_is_near_no_other_moves_no_row(texts: list[str], added: str, 
     assert sides(near_duplicate_groups([added, *texts]), seed, 0.5)[1:] == before
 
 
-@settings(deadline=None, database=None, max_examples=60)
+@settings(database=None, max_examples=60)
 @given(st.lists(words, min_size=1, max_size=9), st.integers(0, 8))
 def test_a_second_copy_of_a_row_moves_no_row(texts: list[str], which: int) -> None:
     copy = texts[which % len(texts)]

@@ -128,7 +128,7 @@ def test_every_tie_and_its_neighbours_round_as_torch_does(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", SHORT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pattern=arrays(np.uint32, st.integers(1, 40), elements=st.integers(0, (1 << 32) - 1)))
 def test_any_bits_round_as_torch_does(dtype: str, pattern: np.ndarray) -> None:
     assert_rounds_as_torch(pattern.view(np.float32), dtype)
@@ -392,7 +392,7 @@ def test_zeros_of_both_signs_are_quantised_as_onnxruntime_does(
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("n", [4, 8])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(weight=arrays(np.float16, (2, 32), elements=st.floats(-6e4, 6e4, width=16)))
 def test_any_numbers_are_quantised_as_onnxruntime_does(
     n: int, symmetric: bool, weight: np.ndarray

@@ -48,7 +48,7 @@ def converted(values: np.ndarray, grid: Grid) -> np.ndarray:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=st.integers(0, 1 << 32).map(drawn),
     bits=st.sampled_from([4, 8]),

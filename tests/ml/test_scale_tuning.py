@@ -48,7 +48,7 @@ def parts_of(weight: np.ndarray, q: Quantised) -> tuple[bytes, bytes, bytes]:
     return packed.tobytes(), scales.tobytes(), zeros.tobytes()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     bits=st.sampled_from([4, 8]),
     symmetric=st.booleans(),

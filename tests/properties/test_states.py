@@ -402,7 +402,6 @@ def test_any_sequence() -> None:
     chosen = settings(
         max_examples=examples,
         stateful_step_count=25,
-        deadline=None,
         database=None,
         derandomize=fixed,
         phases=[Phase.generate],

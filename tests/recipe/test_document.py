@@ -288,7 +288,7 @@ def place_of_fault(text: str) -> Where | None:
     return None
 
 
-@settings(deadline=None, database=None, max_examples=400)
+@settings(database=None, max_examples=400)
 @given(st.text(max_size=60))
 def test_arbitrary_text_gives_a_value_or_a_recipe_error_with_a_place(text: str) -> None:
     where = place_of_fault(text)
@@ -299,7 +299,7 @@ def test_arbitrary_text_gives_a_value_or_a_recipe_error_with_a_place(text: str) 
     )
 
 
-@settings(deadline=None, database=None, max_examples=600)
+@settings(database=None, max_examples=600)
 @given(st.text(alphabet="ab1-:?#&*!|>'\"%@`{}[], \n\t~.e\r\u0085\u2028", max_size=40))
 def test_text_full_of_yaml_signs_gives_a_value_or_a_recipe_error_with_a_place(text: str) -> None:
     where = place_of_fault(text)
@@ -326,7 +326,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, database=None, max_examples=200)
+@settings(database=None, max_examples=200)
 @given(values)
 def test_json_is_read_as_json(value: object) -> None:
     assert document.parse(json.dumps(value), "r.yaml").value == value

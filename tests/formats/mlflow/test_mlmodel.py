@@ -217,7 +217,6 @@ VALUES = st.recursive(
 
 @settings(
     max_examples=200,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

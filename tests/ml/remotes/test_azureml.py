@@ -376,7 +376,6 @@ PARTS = [
 @settings(
     max_examples=100,
     database=None,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.sampled_from([PHI, IN_WORK]), st.lists(st.sampled_from(PARTS), min_size=1, max_size=5))
