@@ -60,7 +60,8 @@ def place(job: Job, fields: AdapterFields, model: Any, device: torch.device, sha
         )
     if training.base == "fp8":
         # What comes and goes is as little as possible.
-        _to_fp8(job, model, turn=not training.pages_base and _has_room(model, device))
+        both = not training.pages_base and _has_room(model, device)
+        _to_fp8(job, model, both_layouts=both)
     if not training.pages_base:
         return
     layers = FrozenLayers(model, device, shares, fp8.seconds_of(model))
@@ -100,8 +101,8 @@ def _has_room(model: Any, device: torch.device) -> bool:
     return bool(torch.cuda.mem_get_info(device)[0] > ROOM * size)
 
 
-def _to_fp8(job: Job, model: Any, *, turn: bool) -> None:
-    count, left_out = fp8.quantise_base(model, turn=turn)
+def _to_fp8(job: Job, model: Any, *, both_layouts: bool) -> None:
+    count, left_out = fp8.quantise_base(model, both_layouts=both_layouts)
     if not count:
         raise InputError(
             "the model has no frozen linear layer that FP8 takes: sizes that are multiples of 16",
@@ -109,7 +110,7 @@ def _to_fp8(job: Job, model: Any, *, turn: bool) -> None:
             hint="leave `base` out",
         )
     rest = f"; {left_out} stay as they are, whose sizes are no multiples of 16" if left_out else ""
-    layouts = ", in both layouts," if turn else ""
+    layouts = ", in both layouts," if both_layouts else ""
     job.note(
         f"{count} frozen linear layers are in FP8{layouts} while training, by two roundings that "
         f"take turns{rest}"

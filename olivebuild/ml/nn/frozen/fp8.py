@@ -2,10 +2,10 @@
 
 Weights are float8_e4m3fn with a scale for each row (output channel), rounded before the first step:
 to the nearest, and a second time so that the mean of both is nearer still. The two take turns, a
-step each, so that what is learnt leans on neither; a merge has neither. What is
-multiplied with them is rounded alike for each token: the input, and in the backward pass the
-gradient by the output, with the weight's scales in it. So both products take the same weight, and
-none has a sum over what is scaled apart. torchao's rowwise recipe takes e4m3 for gradients, too
+step each, so that what is learnt leans on neither; a merge has neither. What is multiplied with
+them is rounded alike for each token: the input, and in the backward pass the gradient by the
+output, with the weight's scales in it. So both products take the same weight, and none has a sum
+over what is scaled apart. torchao's rowwise recipe takes e4m3 for gradients, too
 (torchao/float8/config.py, Float8LinearRecipeName.ROWWISE): with a scale for each row they don't
 need the range of e5m2. LoRA's products stay as they are.
 
@@ -66,24 +66,24 @@ def _scale_of(wide: torch.Tensor) -> torch.Tensor:
 class Fp8Linear(torch.nn.Module):
     """A frozen linear layer: `weight` in FP8, [outputs, inputs], and `scale`, [outputs, 1].
 
-    `turned`: the weight by columns, [inputs, outputs], as gradients need it; None where it is made
-    anew for each. `second` and `second_turned` are the rounding whose turn it is not; None where it
-    lies elsewhere (ml/nn/frozen/layers.py).
+    `by_columns`: the weight as gradients need it, [inputs, outputs]; None where it is made anew for
+    each. `second` and `second_by_columns` are the rounding whose turn it is not; None where it lies
+    elsewhere (ml/nn/frozen/layers.py).
     """
 
-    def __init__(self, linear: torch.nn.Linear, *, turn: bool = False) -> None:
+    def __init__(self, linear: torch.nn.Linear, *, both_layouts: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight, scale = rounded(linear.weight.detach())
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.scale = torch.nn.Parameter(scale, requires_grad=False)
         second = rounded_again(linear.weight.detach(), weight, scale)
-        self.turned: torch.Tensor | None
+        self.by_columns: torch.Tensor | None
         self.second: torch.Tensor | None
-        self.second_turned: torch.Tensor | None
-        for name, data in (("turned", weight), ("second_turned", second)):
-            by_columns = data.t().contiguous() if turn else None
-            self.register_buffer(name, by_columns, persistent=False)
+        self.second_by_columns: torch.Tensor | None
+        for name, data in (("by_columns", weight), ("second_by_columns", second)):
+            turned = data.t().contiguous() if both_layouts else None
+            self.register_buffer(name, turned, persistent=False)
         self.register_buffer("second", second, persistent=False)
         self.turn = 0
         self.bias = linear.bias
@@ -96,14 +96,15 @@ class Fp8Linear(torch.nn.Module):
         self.turn = turn
         # Compiled layers know these tensors, and read what lies in them.
         self.weight.data, self.second.data = self.second.data, self.weight.data
-        if self.turned is not None and self.second_turned is not None:
-            self.turned.data, self.second_turned.data = self.second_turned.data, self.turned.data
+        first, second = self.by_columns, self.second_by_columns
+        if first is not None and second is not None:
+            first.data, second.data = second.data, first.data
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.rounds_inputs:
             wide = (self.weight.float() * self.scale).to(x.dtype)
             return torch.nn.functional.linear(x, wide, self.bias)
-        out: torch.Tensor = _Product.apply(x, self.weight, self.scale, self.turned)
+        out: torch.Tensor = _Product.apply(x, self.weight, self.scale, self.by_columns)
         return out if self.bias is None else out + self.bias
 
 
@@ -154,20 +155,20 @@ class _Product(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         scale: torch.Tensor,
-        turned: torch.Tensor | None,
+        by_columns: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(weight, scale, turned)
+        ctx.save_for_backward(weight, scale, by_columns)
         left, left_scale = _rounded_fast(x.reshape(-1, x.shape[-1]))
         out = scaled_product(left, left_scale, weight.t(), scale.t(), x.dtype)
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        weight, scale, turned = ctx.saved_tensors
+        weight, scale, by_columns = ctx.saved_tensors
         gradient = grads[0].reshape(-1, grads[0].shape[-1])
         left, left_scale = _rounded_fast(gradient, scale.flatten())
         # Hopper multiplies FP8 matrices of one layout only: the right one by columns.
-        right = (weight.t().contiguous() if turned is None else turned).t()
+        right = (weight.t().contiguous() if by_columns is None else by_columns).t()
         ones = torch.ones(1, weight.shape[1], device=weight.device)
         out = scaled_product(left, left_scale, right, ones, grads[0].dtype)
         return out.view(*grads[0].shape[:-1], -1), None, None, None
@@ -200,12 +201,12 @@ def scaled_product(
 
 
 @torch.no_grad()
-def quantise_base(model: Any, *, turn: bool = False) -> tuple[int, int]:
+def quantise_base(model: Any, *, both_layouts: bool = False) -> tuple[int, int]:
     """Give the frozen linear layers inside the decoder layers of peft's `model` FP8 weights.
 
-    `turn`: each in both layouts, which saves time and takes twice the memory: four bytes a weight
-    for its two roundings, instead of two. Return how many there are, and how many stay as they are
-    since a size is no multiple of 16.
+    `both_layouts`: by rows and by columns, which saves time and takes twice the memory: four bytes
+    a weight for its two roundings, instead of two. Return how many there are, and how many stay as
+    they are since a size is no multiple of 16.
     """
     count = left_out = 0
     for layer in decoder_layers(model):
@@ -219,6 +220,6 @@ def quantise_base(model: Any, *, turn: bool = False) -> tuple[int, int]:
             if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
                 left_out += 1
                 continue
-            setattr(parent, name, Fp8Linear(module, turn=turn))
+            setattr(parent, name, Fp8Linear(module, both_layouts=both_layouts))
             count += 1
     return count, left_out

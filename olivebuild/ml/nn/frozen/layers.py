@@ -138,9 +138,9 @@ class _Layer:
             # On the device they would take the memory that this is to save.
             data = weight.data.contiguous().cpu()
             place = slice(start, start + data.numel() * data.element_size())
-            both = data, data if second is None else second
-            for each, values in zip(loaded, both, strict=False):
-                each.append((place, values.contiguous().cpu()))
+            loaded[0].append((place, data))
+            if turns > 1:
+                loaded[1].append((place, data if second is None else second.contiguous().cpu()))
             weight.data = self.flat[place].view(data.dtype).view(data.shape)
         self.size = size
         self.sources: list[Source] = []

@@ -61,11 +61,11 @@ def test_the_mean_of_two_roundings_is_twice_as_near(dtype: torch.dtype) -> None:
     assert int((next(codes) - next(codes)).abs().max()) == 1
 
 
-@pytest.mark.parametrize("turn", [False, True])
-def test_roundings_take_turns(turn: bool) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_roundings_take_turns(both: bool) -> None:
     torch.manual_seed(8)
     linear = torch.nn.Linear(64, 48, bias=False).requires_grad_(False)
-    layer, weight = Fp8Linear(linear, turn=turn), linear.weight.detach()
+    layer, weight = Fp8Linear(linear, both_layouts=both), linear.weight.detach()
     first, scale = rounded(weight)
     second = rounded_again(weight, first, scale)
     known = layer.weight
@@ -107,12 +107,12 @@ def test_both_layouts_of_a_weight_give_the_same_gradient() -> None:
     torch.manual_seed(4)
     linear = torch.nn.Linear(64, 48).requires_grad_(False)
     found = []
-    for turn in (False, True):
-        layer = Fp8Linear(linear, turn=turn)
-        assert (layer.turned is not None) == turn
+    for both in (False, True):
+        layer = Fp8Linear(linear, both_layouts=both)
+        assert (layer.by_columns is not None) == both
         # They are no parameters, and in no file.
         assert len(list(layer.parameters())) == 3
-        assert "turned" not in layer.state_dict()
+        assert "by_columns" not in layer.state_dict()
         x = torch.linspace(-1, 1, 5 * 64).view(5, 64).requires_grad_()
         layer(x).square().sum().backward()
         assert x.grad is not None
